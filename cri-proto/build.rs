@@ -5,8 +5,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = protox::compile(["runtime/v1/api.proto"], ["proto"])?;
     tonic_prost_build::configure()
         // These carry passwords, tokens and the values of Secrets: their `Debug` is written by hand in `redact.rs`.
-        .skip_debug(".runtime.v1.AuthConfig")
-        .skip_debug(".runtime.v1.KeyValue")
+        .skip_debug([".runtime.v1.AuthConfig", ".runtime.v1.KeyValue"])
         .compile_fds(files)?;
     Ok(())
 }
