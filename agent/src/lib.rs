@@ -1,1 +1,17 @@
-//! placeholder
+//! The node agent: decides what this node should be doing, and has it done.
+//!
+//! Long-lived tasks; every arrow is a `watch` channel that carries a whole value:
+//!
+//! ```text
+//! sources --Desired--> pods --PodView--> server (ps, the live table), proxy
+//! observe --ObservedPods--> pods            proxy --Transaction--> netfilter
+//! probes  --ProbeResults--> pods            pods, images, volumes --Event--> events
+//! ```
+//!
+//! Only `pods` starts or stops containers. Nothing here knows what is inside the runtime: containers are reached
+//! through [`cri_proto::Runtime`] alone. Modules stand in reading order.
+
+pub mod events;
+pub mod names;
+pub mod sources;
+pub mod view;

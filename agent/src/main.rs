@@ -1,2 +1,3 @@
-//! placeholder
+//! `longshore`: the agent and its command line.
+
 fn main() {}
