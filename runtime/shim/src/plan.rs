@@ -1,12 +1,17 @@
 //! What is to be started, decided to the last flag: the shim's forked child only carries it out.
 //!
-//! The runtime turns an OCI spec into a [`Launch`] (a pure function), writes it beside the bundle, and names it
-//! to the shim. Nothing in here is decided again: every path, flag and number is final.
+//! The runtime turns an OCI spec into a [`Launch`] (a pure function), writes [`Launch::encode`] to a file, and names
+//! that to the shim. Nothing in here is decided again: every path, flag and number is final.
 
 use std::ffi::CString;
 use std::path::PathBuf;
 
-/// One process to start: a container's init, or an exec inside a running container.
+use crate::codec::{self, DecodeError, record};
+
+/// Longest encoded [`Launch`], bytes: arguments and environment of a process are bounded by the kernel at 2 MiB.
+pub const LARGEST_LAUNCH: usize = 4 * 1024 * 1024;
+
+/// One process to start: a container's init, an exec inside a running container, or the pause.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Launch {
     /// `cgroup.procs` (or v1 `tasks`) files to enter, in order, before any namespace is left.
@@ -15,7 +20,7 @@ pub struct Launch {
     pub oom_score_adj: Option<i32>,
     /// Existing namespaces to enter, in this order.
     pub join: Vec<JoinNamespace>,
-    /// `CLONE_NEW*` flags for namespaces to create.
+    /// `CLONE_NEW*` flags for namespaces to create. `CLONE_NEWUSER` is refused.
     pub create: u64,
     /// The root to pivot into with its mounts; `None` for an exec, which finds everything in the joined mount namespace.
     pub root: Option<Root>,
@@ -39,11 +44,14 @@ pub struct Launch {
     pub apparmor: Option<CString>,
     /// Working directory inside the root; created (0755) when missing and `root` is set.
     pub cwd: CString,
-    /// Program and arguments. A program without `/` is looked for in `PATH` of `env`.
+    /// Program and arguments. A program without `/` is looked for in `PATH` of `env`. Empty: the pause that is built
+    /// into the shim; one that creates a pid namespace gets an empty read-only root of its own, because containers
+    /// that share the namespace see `/proc/1/root`.
     pub args: Vec<CString>,
     /// `NAME=value`.
     pub env: Vec<CString>,
-    /// A terminal of this many columns and rows (0, 0 when the caller does not know) instead of pipes.
+    /// A terminal of this many columns and rows (0, 0 when the caller does not know) instead of pipes. It comes from
+    /// the devpts that is mounted at `/dev/pts` inside, and is also `/dev/console` of a container.
     pub terminal: Option<(u16, u16)>,
 }
 
@@ -140,3 +148,48 @@ pub struct Capabilities {
     /// Kept over an exec of any file.
     pub ambient: u64,
 }
+
+impl Launch {
+    /// The content of a `launch` file.
+    pub fn encode(&self) -> Vec<u8> {
+        codec::encode(self)
+    }
+
+    /// Reads a `launch` file back.
+    ///
+    /// # Errors
+    /// When the bytes are longer than [`LARGEST_LAUNCH`] or not what [`Launch::encode`] of this version wrote.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        codec::decode(bytes, LARGEST_LAUNCH)
+    }
+}
+
+record!(Launch {
+    cgroups,
+    oom_score_adj,
+    join,
+    create,
+    root,
+    hostname,
+    sysctls,
+    rlimits,
+    user,
+    capabilities,
+    no_new_privileges,
+    seccomp,
+    seccomp_flags,
+    apparmor,
+    cwd,
+    args,
+    env,
+    terminal,
+});
+record!(JoinNamespace { kind, path });
+record!(Root { path, readonly, propagation, mounts, devices, links, masked, readonly_paths });
+record!(Mount { source, target, fstype, flags, data, propagation, recursive_readonly });
+record!(Device { path, mode, major, minor, uid, gid });
+record!(User { uid, gid, groups, umask });
+record!(Capabilities { bounding, effective, permitted, inheritable, ambient });
+
+#[cfg(test)]
+mod tests;
