@@ -12,6 +12,11 @@
 //! through [`cri_proto::Runtime`] alone. Modules stand in reading order.
 
 pub mod events;
+pub mod expand;
+pub mod fields;
 pub mod names;
+pub mod probes;
+pub mod quantity;
 pub mod sources;
 pub mod view;
+pub mod volumes;

@@ -1,0 +1,137 @@
+use std::io;
+use std::path::PathBuf;
+
+use crate::fields::FieldError;
+use crate::names::ObjectName;
+
+/// Why a volume could not be made, changed or taken away. See [`VolumeError::for_people`] for the event's text.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    /// A problem with one volume.
+    #[error("MountVolume.SetUp failed for volume \"{volume}\" ")]
+    SetUp {
+        /// The volume's name in the pod.
+        volume: String,
+        /// What is wrong with it.
+        source: SetUpError,
+    },
+    /// A container mounts a volume that the pod does not have.
+    #[error("container {container} mounts volume {volume:?}, which the pod does not have")]
+    NoSuchVolume {
+        /// The container.
+        container: String,
+        /// The name it uses.
+        volume: String,
+    },
+    /// A sub path that may not or cannot be used; the text is the kubelet's, which hides paths of the node.
+    #[error("failed to prepare subPath for volumeMount \"{volume}\" of container \"{container}\"")]
+    SubPath {
+        /// The volume.
+        volume: String,
+        /// The container.
+        container: String,
+        /// Why: for the log, not for users.
+        source: SetUpError,
+    },
+    /// Taking a pod's volumes away.
+    #[error("removing {}", path.display())]
+    TearDown {
+        /// What was being removed.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Looking for pod directories.
+    #[error("listing {}", path.display())]
+    List {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The work was cut off because the agent ends.
+    #[error("the agent is stopping")]
+    Stopping,
+}
+
+/// What is wrong with one volume.
+#[derive(Debug, thiserror::Error)]
+pub enum SetUpError {
+    /// The object is not there.
+    #[error("secret \"{}\" not found", .0.name)]
+    SecretMissing(ObjectName),
+    /// The object is not there.
+    #[error("configmap \"{}\" not found", .0.name)]
+    ConfigMapMissing(ObjectName),
+    /// The key is not in the Secret.
+    #[error("references non-existent secret key: {0}")]
+    SecretKey(String),
+    /// The key is not in the ConfigMap.
+    #[error("configmap references non-existent config key: {0}")]
+    ConfigMapKey(String),
+    /// A path inside the volume that could leave it, or is too long.
+    #[error("invalid path {path:?}: {reason}")]
+    Path {
+        /// As written.
+        path: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A downward API field.
+    #[error("downward API item {path:?}")]
+    Field {
+        /// The file.
+        path: String,
+        /// Why.
+        source: FieldError,
+    },
+    /// A hostPath that is not what `type` says.
+    #[error("hostPath type check failed: {} is not a {expected}", path.display())]
+    HostPath {
+        /// The path.
+        path: PathBuf,
+        /// `directory`, `file`, `socket file`, `character device` or `block device`.
+        expected: &'static str,
+    },
+    /// Something that this agent does not have.
+    #[error("{0}")]
+    Unsupported(String),
+    /// Several sources of a projected volume failed.
+    #[error("{}", .0.iter().map(|error| Chain(error).to_string()).collect::<Vec<_>>().join("; "))]
+    Several(Vec<SetUpError>),
+    /// The disk or the kernel.
+    #[error("{what} {}", path.display())]
+    Io {
+        /// What was tried, such as `creating`.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+impl VolumeError {
+    /// What an event or a waiting container says: the whole chain, except where it would show the node's inside.
+    pub fn for_people(&self) -> String {
+        match self {
+            Self::SubPath { .. } => self.to_string(),
+            _ => Chain(self).to_string(),
+        }
+    }
+}
+
+/// An error with its causes, in one line.
+struct Chain<'a>(&'a dyn std::error::Error);
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
