@@ -1,0 +1,15 @@
+//! The iptables back end: rules, chains, rulesets, and what leads from one ruleset to the next.
+
+mod chain; // tables, chains, the rule builder
+mod dispatch; // the chains in which every service has rules
+mod fixed; // rules that are there without any service
+mod jumps; // from the kernel's own chains into ours
+mod ruleset; // everything together
+mod save; // how iptables-save prints a rule
+mod service; // the rules of one service port
+
+pub use chain::{Chain, ChainName, Rule, Table};
+pub use dispatch::Dispatch;
+pub use jumps::{JUMPS, Jump};
+pub use ruleset::Ruleset;
+pub use save::Unreadable;

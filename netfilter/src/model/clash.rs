@@ -1,0 +1,97 @@
+//! Two service ports that claim the same address and port.
+
+use super::{Model, Protocol, ServicePort};
+use crate::ServicePortName;
+use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+/// What only one service port can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Claim {
+    /// An address with a port.
+    Address(IpAddr, Protocol, NonZeroU16),
+    /// A port of the node.
+    NodePort(Protocol, NonZeroU16),
+}
+
+impl fmt::Display for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(ip, protocol, port) => write!(f, "{ip} {protocol} port {port}"),
+            Self::NodePort(protocol, port) => write!(f, "{protocol} node port {port}"),
+        }
+    }
+}
+
+/// A claim that was already taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Clash {
+    /// What both want.
+    pub claim: Claim,
+    /// Who has it.
+    pub holder: ServicePortName,
+    /// Who does not get it.
+    pub loser: ServicePortName,
+}
+
+impl fmt::Display for Clash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} already belongs to {}", self.claim, self.loser, self.holder)
+    }
+}
+
+impl Model {
+    /// The same model with every claim given to one service port only, and what was taken away.
+    ///
+    /// Cluster IPs go first: an external IP, which any user may write, must not draw another service's
+    /// traffic to itself (CVE-2020-8554). Among equals the name that sorts first keeps the claim, whatever
+    /// the order of arrival: otherwise a restart could hand a port to the other service. A service port
+    /// that loses its cluster IP goes altogether; one that loses something else keeps the rest.
+    pub fn without_clashes(&self) -> (Model, Vec<Clash>) {
+        let mut claims = Claims::default();
+        let mut resolved = self.clone();
+        resolved.services.retain(|name, service| claims.grant_cluster_ip(name, service));
+        for (name, service) in &mut resolved.services {
+            let before = claims.clashes.len();
+            let kept = claims.grant_rest(name, service);
+            if claims.clashes.len() > before {
+                *service = Arc::new(kept);
+            }
+        }
+        (resolved, claims.clashes)
+    }
+}
+
+#[derive(Default)]
+struct Claims {
+    holders: HashMap<Claim, ServicePortName>,
+    clashes: Vec<Clash>,
+}
+
+impl Claims {
+    fn grant_cluster_ip(&mut self, name: &ServicePortName, service: &ServicePort) -> bool {
+        self.take(Claim::Address(service.cluster_ip, service.protocol, service.port), name)
+    }
+
+    fn grant_rest(&mut self, name: &ServicePortName, service: &ServicePort) -> ServicePort {
+        let (protocol, port) = (service.protocol, service.port);
+        let mut kept = service.clone();
+        kept.external_ips.retain(|ip| self.take(Claim::Address(*ip, protocol, port), name));
+        // One address may be both external and the load balancer's: that is the same service, no clash.
+        kept.load_balancer_ips.retain(|ip| self.take(Claim::Address(*ip, protocol, port), name));
+        kept.node_port = kept.node_port.filter(|port| self.take(Claim::NodePort(protocol, *port), name));
+        kept
+    }
+
+    fn take(&mut self, claim: Claim, name: &ServicePortName) -> bool {
+        let holder = self.holders.entry(claim).or_insert_with(|| name.clone());
+        if holder == name {
+            return true;
+        }
+        self.clashes.push(Clash { claim, holder: holder.clone(), loser: name.clone() });
+        false
+    }
+}
