@@ -11,10 +11,14 @@
 //! Only `pods` starts or stops containers. Nothing here knows what is inside the runtime: containers are reached
 //! through [`cri_proto::Runtime`] alone. Modules stand in reading order.
 
+pub mod config;
+pub mod container;
 pub mod events;
 pub mod expand;
 pub mod fields;
 pub mod names;
+pub mod node;
+pub mod observe;
 pub mod probes;
 pub mod quantity;
 pub mod sources;
