@@ -1,1 +1,1 @@
-//! placeholder
+//! What is proved from outside: kernel, node, bench.

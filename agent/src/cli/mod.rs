@@ -1,0 +1,90 @@
+//! What a person types. Nothing here that the agent's socket does not offer.
+
+mod client;
+mod exec;
+mod live;
+mod render;
+mod run;
+mod table;
+mod talk;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Longshore: runs Kubernetes pods on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "longshore", version, about, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(flatten)]
+    place: Place,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args, Clone, Debug)]
+struct Place {
+    /// The agent's live state and its socket; another folder is another agent.
+    #[arg(long, global = true, env = "LONGSHORE_RUN_DIR", default_value = "/run/longshore", value_name = "DIR")]
+    run_dir: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run pods from manifests on this machine, with no control plane, until Ctrl-C.
+    Run(Box<run::RunArgs>),
+    /// List pods.
+    Ps(talk::PsArgs),
+    /// Print a container's log.
+    Logs(talk::LogsArgs),
+    /// Run a command in a container.
+    Exec(talk::ExecArgs),
+    /// Print what happened.
+    Events(talk::EventsArgs),
+    /// List images.
+    Images(talk::ImagesArgs),
+    /// Import images from an OCI layout, an OCI or docker archive, or a plain root file system folder.
+    Import(talk::ImportArgs),
+    /// Pull an image from its registry.
+    Pull(talk::PullArgs),
+    /// Stop pods, or without a name the agent with all of its pods.
+    Stop(talk::StopArgs),
+}
+
+/// Parses the command line and does what it says.
+///
+/// # Errors
+/// What went wrong, for a person.
+pub fn main() -> anyhow::Result<ExitCode> {
+    let cli = Cli::parse();
+    // Two threads: the work is waiting, and what computes (unpacking, hashing) has the blocking pool.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let run_dir = cli.place.run_dir;
+    runtime.block_on(async {
+        let agent = client::Client::of(&run_dir);
+        match cli.command {
+            Command::Run(args) => run::run(*args, run_dir).await,
+            Command::Ps(args) => talk::ps(&agent, args).await,
+            Command::Logs(args) => talk::logs(&agent, args).await,
+            Command::Exec(args) => talk::exec(&agent, args).await,
+            Command::Events(args) => talk::events(&agent, args).await,
+            Command::Images(args) => talk::images(&agent, args).await,
+            Command::Import(args) => talk::import(&agent, args).await,
+            Command::Pull(args) => talk::pull(&agent, args).await,
+            Command::Stop(args) => talk::stop(&agent, args).await,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,271 @@
+//! Reading one CRI log file: from its end backwards to the first line wanted, then forwards, then as it grows.
+//!
+//! A line is `<RFC 3339 time> <stdout|stderr> <F|P>[:tags] <content>`; `P` is a part of a line that the next one ends.
+
+use std::io::SeekFrom;
+use std::path::{Path, PathBuf};
+
+use axum::body::Bytes;
+use futures::StreamExt;
+use inotify::{Inotify, WatchMask};
+use jiff::Timestamp;
+use tokio::fs::File;
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
+use tokio::sync::{mpsc, watch};
+
+const BLOCK: usize = 64 << 10;
+
+/// What of a log is wanted.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Choice {
+    /// Only this many lines from the end; parts of lines count, as they do for the kubelet.
+    pub(super) tail: Option<u64>,
+    /// Only lines from then on.
+    pub(super) since: Option<Timestamp>,
+    /// Each line begins with its time.
+    pub(super) timestamps: bool,
+}
+
+/// Sends the chosen lines of `path`, and with `running` what is added until that turns false.
+pub(super) async fn follow(
+    path: PathBuf,
+    choice: Choice,
+    running: Option<watch::Receiver<bool>>,
+    lines: mpsc::Sender<std::io::Result<Bytes>>,
+) {
+    if let Err(error) = send(&path, choice, running, &lines).await {
+        // The reader may be gone, and then nobody misses the error.
+        let _ = lines.send(Err(error)).await;
+    }
+}
+
+async fn send(
+    path: &Path,
+    choice: Choice,
+    mut running: Option<watch::Receiver<bool>>,
+    lines: &mpsc::Sender<std::io::Result<Bytes>>,
+) -> std::io::Result<()> {
+    // Watched before it is read, so that nothing is written unseen between the two.
+    let mut growth = running.is_some().then(|| Growth::of(path)).transpose()?;
+    let mut file = File::open(path).await?;
+    if let Some(count) = choice.tail {
+        let start = tail_start(&mut file, count).await?;
+        file.seek(SeekFrom::Start(start)).await?;
+    }
+    let mut reader = Reader { choice, rest: Vec::new(), line_open: false };
+    loop {
+        // Asked before reading on: what is written before the end is seen is read after it.
+        let ended = running.as_ref().is_none_or(|running| !*running.borrow() || running.has_changed().is_err());
+        while let Some(text) = reader.next(&mut file).await? {
+            if !text.is_empty() && lines.send(Ok(text.into())).await.is_err() {
+                return Ok(());
+            }
+        }
+        match (&mut growth, &mut running) {
+            (Some(growth), Some(running)) if !ended => tokio::select! {
+                () = growth.wait() => {}
+                _ = running.changed() => {}
+                () = lines.closed() => return Ok(()),
+            },
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// Wakes when a file is written to.
+struct Growth(inotify::EventStream<[u8; 1024]>);
+
+impl Growth {
+    fn of(path: &Path) -> std::io::Result<Self> {
+        let inotify = Inotify::init()?;
+        inotify.watches().add(path, WatchMask::MODIFY)?;
+        Ok(Self(inotify.into_event_stream([0; 1024])?))
+    }
+
+    async fn wait(&mut self) {
+        self.0.next().await;
+    }
+}
+
+/// Turns blocks of a file into output.
+struct Reader {
+    choice: Choice,
+    /// The beginning of a line whose end is not written yet.
+    rest: Vec<u8>,
+    /// The last thing sent was a part of a line.
+    line_open: bool,
+}
+
+impl Reader {
+    async fn next(&mut self, file: &mut File) -> std::io::Result<Option<Vec<u8>>> {
+        let mut block = vec![0; BLOCK];
+        let count = file.read(&mut block).await?;
+        if count == 0 {
+            return Ok(None);
+        }
+        self.rest.extend_from_slice(&block[..count]);
+        Ok(Some(self.take_lines()))
+    }
+
+    fn take_lines(&mut self) -> Vec<u8> {
+        let end = self.rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let whole: Vec<u8> = self.rest.drain(..end).collect();
+        let mut output = Vec::with_capacity(whole.len());
+        for line in whole.split_inclusive(|byte| *byte == b'\n') {
+            self.append(line, &mut output);
+        }
+        // No runtime writes lines this long; a file without line ends must not fill the memory.
+        if self.rest.len() > 2 * BLOCK {
+            output.append(&mut self.rest);
+        }
+        output
+    }
+
+    fn append(&mut self, line: &[u8], output: &mut Vec<u8>) {
+        let Some(entry) = Entry::parse(line) else {
+            output.extend_from_slice(line);
+            return;
+        };
+        if self.choice.since.is_some_and(|since| entry.time().is_some_and(|time| time < since)) {
+            return;
+        }
+        if self.choice.timestamps && !self.line_open {
+            output.extend_from_slice(entry.time);
+            output.push(b' ');
+        }
+        output.extend_from_slice(entry.content);
+        self.line_open = entry.partial;
+        if !entry.partial {
+            output.push(b'\n');
+        }
+    }
+}
+
+struct Entry<'a> {
+    time: &'a [u8],
+    partial: bool,
+    content: &'a [u8],
+}
+
+impl<'a> Entry<'a> {
+    fn parse(line: &'a [u8]) -> Option<Self> {
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        let mut fields = line.splitn(4, |byte| *byte == b' ');
+        let (time, stream, tags) = (fields.next()?, fields.next()?, fields.next()?);
+        let content = fields.next().unwrap_or_default();
+        let partial = tags.split(|byte| *byte == b':').next()? == b"P";
+        (stream == b"stdout" || stream == b"stderr").then_some(Self { time, partial, content })
+    }
+
+    fn time(&self) -> Option<Timestamp> {
+        std::str::from_utf8(self.time).ok()?.parse().ok()
+    }
+}
+
+/// Where the last `count` lines begin, found from the end: a file of any size costs only its tail.
+async fn tail_start(file: &mut File, count: u64) -> std::io::Result<u64> {
+    let length = file.seek(SeekFrom::End(0)).await?;
+    if count == 0 {
+        return Ok(length);
+    }
+    let mut position = length;
+    let mut found = 0;
+    let mut block = vec![0; BLOCK];
+    while position > 0 {
+        let size = position.min(BLOCK as u64);
+        position -= size;
+        file.seek(SeekFrom::Start(position)).await?;
+        let part = &mut block[..usize::try_from(size).unwrap_or(BLOCK)];
+        file.read_exact(part).await?;
+        for (at, _) in part.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n') {
+            let after = position + at as u64 + 1;
+            // The line end at the very end belongs to the last line wanted.
+            if after < length {
+                found += 1;
+            }
+            if found == count {
+                return Ok(after);
+            }
+        }
+    }
+    Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    const LOG: &str = "2026-01-01T00:00:01.000000001Z stdout F one\n\
+                       2026-01-01T00:00:02.000000000Z stderr P tw\n\
+                       2026-01-01T00:00:03.000000000Z stderr F o\n\
+                       2026-01-01T00:00:04.000000000Z stdout F \n\
+                       2026-01-01T00:00:05.000000000Z stdout F three four\n";
+
+    fn log(text: &str) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        file
+    }
+
+    async fn collect(path: &Path, choice: Choice) -> String {
+        let (lines, mut received) = mpsc::channel(8);
+        tokio::spawn(follow(path.into(), choice, None, lines));
+        let mut text = Vec::new();
+        while let Some(part) = received.recv().await {
+            text.extend_from_slice(&part.unwrap());
+        }
+        String::from_utf8(text).unwrap()
+    }
+
+    #[tokio::test]
+    async fn parts_of_lines_are_joined() {
+        let file = log(LOG);
+        assert_eq!(collect(file.path(), Choice::default()).await, "one\ntwo\n\nthree four\n");
+    }
+
+    #[tokio::test]
+    async fn times_stand_at_the_beginning_of_lines_only() {
+        let file = log(LOG);
+        let text = collect(file.path(), Choice { timestamps: true, tail: Some(4), ..Choice::default() }).await;
+        assert_eq!(
+            text,
+            "2026-01-01T00:00:02.000000000Z two\n2026-01-01T00:00:04.000000000Z \n2026-01-01T00:00:05.000000000Z three four\n"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_tail_is_the_last_lines_whatever_the_blocks() {
+        let line = |n: usize| format!("2026-01-01T00:00:01.000000001Z stdout F {n} {}\n", "x".repeat(n % 300));
+        let file = log(&(0..2_000).map(line).collect::<String>());
+        for count in [0, 1, 2, 999, 2_000, 5_000] {
+            let text = collect(file.path(), Choice { tail: Some(count), ..Choice::default() }).await;
+            let numbers: Vec<usize> = text.lines().map(|line| line.split(' ').next().unwrap().parse().unwrap()).collect();
+            let first = 2_000_usize.saturating_sub(count as usize);
+            assert_eq!(numbers, (first..2_000).collect::<Vec<_>>());
+        }
+    }
+
+    #[tokio::test]
+    async fn since_leaves_out_what_was_before() {
+        let file = log(LOG);
+        let since = Some("2026-01-01T00:00:04Z".parse().unwrap());
+        assert_eq!(collect(file.path(), Choice { since, ..Choice::default() }).await, "\nthree four\n");
+    }
+
+    #[tokio::test]
+    async fn a_follower_gets_what_is_added_until_the_container_ends() {
+        let mut file = log(LOG);
+        let (running, told) = watch::channel(true);
+        let (lines, mut received) = mpsc::channel(8);
+        tokio::spawn(follow(file.path().into(), Choice { tail: Some(0), ..Choice::default() }, Some(told), lines));
+        file.write_all(b"2026-01-01T00:00:06.0Z stdout F fi").unwrap();
+        file.write_all(b"ve\n").unwrap();
+        assert_eq!(received.recv().await.unwrap().unwrap(), "five\n");
+        file.write_all(b"2026-01-01T00:00:07.0Z stdout F six\n").unwrap();
+        running.send_replace(false);
+        assert_eq!(received.recv().await.unwrap().unwrap(), "six\n");
+        assert!(received.recv().await.is_none());
+    }
+}

@@ -1,0 +1,165 @@
+//! The agent's own socket: what `longshore ps`, `logs`, `exec` and the others ask.
+//!
+//! HTTP over a Unix socket (0600) in the agent's run folder. Everything answers JSON; streams answer one value a line,
+//! logs answer text. Errors are a [`Refusal`]. Nothing here decides about pods: it reads views and passes requests on.
+//!
+//! ```text
+//! GET  /v1/pods                 Pods           GET  /v1/images                Images
+//! GET  /v1/events?follow=       Event lines    POST /v1/images/import         ImageLine lines
+//! GET  /v1/logs?…               text           POST /v1/images/pull           ImageLine lines
+//! POST /v1/exec                 ExecAnswer     POST /v1/stop                  Stopped
+//! ```
+
+mod events;
+mod exec;
+mod images;
+mod log_file;
+mod logs;
+mod pods;
+
+use std::fs::Permissions;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::DefaultBodyLimit;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use cri_proto::Runtime;
+use serde::{Deserialize, Serialize};
+use tokio::net::UnixListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::events::Recorder;
+use crate::names::ObjectName;
+use crate::view::PodViews;
+
+pub use exec::{ExecAnswer, ExecRequest};
+pub use images::{ImageLine, ImageRow, Images, ImportRequest, PullRequest};
+pub use pods::{PodRow, Pods};
+
+/// The socket's name in the run folder.
+pub const SOCKET: &str = "agent.sock";
+
+/// Largest request; the longest is an exec with a long command line.
+const LARGEST_REQUEST: usize = 1 << 20;
+
+/// What the socket shows and whom it passes requests to.
+#[derive(Clone)]
+pub struct Surface {
+    /// All pods.
+    pub views: PodViews,
+    /// What happened.
+    pub recorder: Recorder,
+    /// Where containers live.
+    pub runtime: Arc<dyn Runtime>,
+    /// The embedded runtime's images, for `import` and for a pull with progress.
+    pub images: runtime::images::ImageStore,
+    /// Root of the pods' log folders.
+    pub logs: PathBuf,
+    /// Who stops pods.
+    pub control: Arc<dyn Control>,
+}
+
+/// Stops pods on a person's word.
+#[async_trait::async_trait]
+pub trait Control: Send + Sync {
+    /// Stops these pods with their grace periods and keeps them stopped until their manifest changes.
+    /// Answers when they are gone.
+    async fn stop_pods(&self, pods: Vec<ObjectName>);
+    /// Ends the agent, with all of its pods.
+    fn stop_agent(&self);
+}
+
+/// Why a request was not served.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Refusal {
+    /// For a person.
+    pub message: String,
+    /// HTTP status; not on the wire.
+    #[serde(skip)]
+    status: u16,
+}
+
+impl Refusal {
+    fn not_found(message: impl Into<String>) -> Self {
+        Self { message: message.into(), status: 404 }
+    }
+
+    fn bad(message: impl Into<String>) -> Self {
+        Self { message: message.into(), status: 400 }
+    }
+
+    fn failed(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self { message: chain(error), status: 500 }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        (status, Json(self)).into_response()
+    }
+}
+
+/// An error with its causes, `a: b: c`.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// The socket could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("listening on {}", socket.display())]
+pub struct ListenError {
+    socket: PathBuf,
+    source: io::Error,
+}
+
+/// Serves `surface` on `<run>/agent.sock` until `stop`.
+///
+/// # Errors
+/// When the socket cannot be made.
+pub async fn serve(surface: Surface, run: &Path, stop: CancellationToken) -> Result<(), ListenError> {
+    let socket = run.join(SOCKET);
+    let listener = listen(&socket).map_err(|source| ListenError { socket: socket.clone(), source })?;
+    let router = axum::Router::new()
+        .route("/v1/pods", get(pods::list))
+        .route("/v1/events", get(events::list))
+        .route("/v1/logs", get(logs::read))
+        .route("/v1/exec", post(exec::start))
+        .route("/v1/images", get(images::list))
+        .route("/v1/images/import", post(images::import))
+        .route("/v1/images/pull", post(images::pull))
+        .route("/v1/stop", post(pods::stop))
+        .layer(DefaultBodyLimit::max(LARGEST_REQUEST))
+        .with_state(surface);
+    let served = axum::serve(listener, router);
+    // Followers never end by themselves, so there is nothing to wait for when the agent goes.
+    tokio::select! {
+        result = served => result.map_err(|source| ListenError { socket: socket.clone(), source })?,
+        () = stop.cancelled() => {}
+    }
+    // A socket that stays behind only costs the next client a clearer message.
+    let _ = std::fs::remove_file(socket);
+    Ok(())
+}
+
+fn listen(socket: &Path) -> io::Result<UnixListener> {
+    match std::fs::remove_file(socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(socket)?;
+    std::fs::set_permissions(socket, Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
