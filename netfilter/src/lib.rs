@@ -25,6 +25,6 @@ pub mod iptables; // rules, rulesets and transactions of the iptables back end
 mod testing;
 
 pub use config::{LocalTraffic, NodeConfig, NodePortAddresses};
-pub use iptables::Ruleset;
+pub use iptables::{Fake, Ruleset, Transaction};
 pub use model::{Endpoint, Family, Model, Policy, Protocol, ServicePort};
 pub use name::{BadName, InterfaceName, ServicePortName};

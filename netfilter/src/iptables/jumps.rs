@@ -3,7 +3,7 @@
 //! They are not part of a ruleset: other programs own those chains too, so each jump is looked for and
 //! put in front if it is missing, one by one.
 
-use super::Table;
+use super::{Rule, Table};
 use std::fmt;
 
 /// One jump from a built-in chain.
@@ -52,6 +52,11 @@ const fn nat(from: &'static str, to: &'static str, comment: &'static str) -> Jum
 }
 
 impl Jump {
+    /// The jump as a rule of the chain it leads from.
+    pub fn rule(&self) -> Rule {
+        Rule::bare().matching(&self.to_string()).without_target()
+    }
+
     /// Whether it belongs to the proxy alone. The kubelet has jumps to `KUBE-FIREWALL` too, so cleaning
     /// up leaves those.
     pub fn is_ours_alone(&self) -> bool {

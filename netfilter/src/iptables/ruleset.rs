@@ -76,6 +76,11 @@ impl Ruleset {
         Chain { name: dispatch.chain().into(), rules: services.chain(tail).cloned().collect() }
     }
 
+    /// How many rules stand at the end of nat KUBE-SERVICES and nowhere else in it.
+    pub(super) fn tail_length(&self) -> usize {
+        self.base.as_ref().map_or(0, |base| base.tail.len())
+    }
+
     /// How many rules a table holds, without the jumps from built-in chains.
     pub fn rule_count(&self, table: Table) -> usize {
         let Some(base) = &self.base else { return 0 };
