@@ -1,0 +1,199 @@
+//! The bridge itself: made once per agent, adopted by the next one, removed at the very end.
+
+use std::{
+    net::Ipv4Addr,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use tokio::sync::{Mutex, MutexGuard};
+
+use crate::{
+    config::NetworkConfig, error::NetworkError, firewall, forwarding, leases::Leases, names, netlink::Links,
+    range::PodRange, rules, survey::Survey, sysctl,
+};
+
+/// One agent's pod network, in the network namespace that [`Bridge::open`] was called in.
+///
+/// Calls need a tokio runtime with I/O and time. They may run at the same time, except for two about the same sandbox,
+/// and except [`Bridge::remove_all`], which must be alone. A call that is dropped half-way has done a part of its work,
+/// as if the process had been killed: the same call, or [`Bridge::detach`], completes or undoes it.
+#[derive(Debug)]
+pub struct Bridge {
+    pub(crate) config: NetworkConfig,
+    pub(crate) range: PodRange,
+    pub(crate) links: Links,
+    pub(crate) leases: Leases,
+    pub(crate) index: u32,
+    pub(crate) mtu: u32,
+    /// Set while the kernel's rules may differ from what the leases say.
+    pub(crate) rules_are_stale: AtomicBool,
+    /// One writer of rules at a time, so that the last one writes the newest leases.
+    rules_turn: Mutex<()>,
+}
+
+impl Bridge {
+    /// Makes the pod network, or adopts what an earlier run left of it. Everything that can be found wrong without
+    /// changing the machine is found first. Repeatable.
+    ///
+    /// # Errors
+    /// The configuration or the machine does not allow it, or a step failed; what a failed first start made is undone.
+    pub async fn open(config: NetworkConfig) -> Result<Self, NetworkError> {
+        let range = config.check()?;
+        let links = Links::open().await?;
+        let survey = look(&links).await?;
+        let own = survey.own_bridge(&config)?.map(|link| link.index);
+        survey.check_range(range.net(), own)?;
+        let leases = Leases::load(config.leases.clone(), range)?;
+        let mtu = config.mtu.unwrap_or_else(|| survey.outer_mtu());
+        let (rules_are_stale, rules_turn) = (AtomicBool::new(true), Mutex::new(()));
+        let mut bridge =
+            Self { config, range, links, leases, index: own.unwrap_or(0), mtu, rules_are_stale, rules_turn };
+        bridge.drop_leases_outside_range(&survey)?;
+        match bridge.establish(&survey, own).await {
+            Ok(()) => Ok(bridge),
+            Err(error) => {
+                if own.is_none() && bridge.leases.all().is_empty() {
+                    _ = bridge.remove_all().await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Writes the packet rules again if they are missing, as after a firewall was reloaded. Cheap enough for once a
+    /// minute: one process when nothing is missing.
+    ///
+    /// # Errors
+    /// The tools failed, or a kernel parameter cannot be set.
+    pub async fn ensure_rules(&self) -> Result<(), NetworkError> {
+        let turn = self.rules_turn.lock().await;
+        self.write_rules(&turn).await
+    }
+
+    /// As [`Bridge::ensure_rules`], without a process when the kernel has what the leases say.
+    pub(crate) async fn ensure_rules_if_stale(&self) -> Result<(), NetworkError> {
+        // The turn first: a writer that is still at work has already taken the mark away.
+        let turn = self.rules_turn.lock().await;
+        if self.rules_are_stale.load(Ordering::SeqCst) { self.write_rules(&turn).await } else { Ok(()) }
+    }
+
+    async fn write_rules(&self, _turn: &MutexGuard<'_, ()>) -> Result<(), NetworkError> {
+        // The mark goes before the leases are read, so that a change in between sets it again; it comes back when this
+        // fails or is dropped half-way.
+        self.rules_are_stale.store(false, Ordering::SeqCst);
+        let mut stale = StaleUnlessDone { mark: &self.rules_are_stale, is_done: false };
+        let leases = self.leases.all();
+        firewall::apply(&rules::ruleset(&self.config, &leases)).await?;
+        // After the rules: they hold the guard that makes it harmless.
+        if self.index != 0 && rules::needs_loopback(&leases) {
+            sysctl::ensure(&format!("net/ipv4/conf/{}/route_localnet", self.config.bridge), "1")?;
+        }
+        stale.is_done = true;
+        Ok(())
+    }
+
+    /// Removes everything of this agent: rules, links, bridge, leases; forwarding gets its former value back unless
+    /// another agent still needs it. Repeatable. The bridge must not be used afterwards.
+    ///
+    /// # Errors
+    /// The first step that failed; what comes after it is still there.
+    pub async fn remove_all(&self) -> Result<(), NetworkError> {
+        firewall::remove(rules::every_table(&self.config)).await?;
+        let survey = look(&self.links).await?;
+        let bridge = survey.own_bridge(&self.config)?.map(|link| link.index);
+        for link in survey.pod_links(&self.config.instance, bridge) {
+            self.links.remove_link(&link.name).await?;
+        }
+        forwarding::give_back(&self.config, &self.links, bridge.is_some()).await?;
+        self.leases.remove()
+    }
+
+    pub(crate) fn gateway(&self) -> Ipv4Addr {
+        self.range.gateway()
+    }
+
+    async fn establish(&mut self, survey: &Survey, own: Option<u32>) -> Result<(), NetworkError> {
+        // Rules first: no packet takes a way that they are there to close, and a machine without them changes nothing.
+        self.ensure_rules().await?;
+        self.index = self.ensure_link(own).await?;
+        self.ensure_addresses(survey).await?;
+        forwarding::enable(&self.config, &self.links, self.index, self.mtu).await?;
+        self.adopt_ports(survey).await?;
+        if rules::needs_loopback(&self.leases.all()) {
+            self.ensure_rules().await?;
+        }
+        Ok(())
+    }
+
+    async fn ensure_link(&self, own: Option<u32>) -> Result<u32, NetworkError> {
+        if let Some(index) = own {
+            return Ok(index);
+        }
+        let name = &self.config.bridge;
+        self.links.add_bridge(name, names::bridge_mac(&self.config.instance), self.mtu).await?;
+        sysctl::harden_bridge(name);
+        let link = self.links.link(name).await?;
+        link.map(|link| link.index).ok_or_else(|| NetworkError::Link {
+            doing: format!("looking for the bridge {name} that was just made"),
+            source: std::io::ErrorKind::NotFound.into(),
+        })
+    }
+
+    async fn ensure_addresses(&self, survey: &Survey) -> Result<(), NetworkError> {
+        let (gateway, prefix) = (self.gateway(), self.range.net().prefix_len());
+        self.links.add_address(self.index, gateway, prefix).await?;
+        for stale in survey.stale_addresses(self.index, gateway, prefix) {
+            self.links.remove_address(self.index, stale).await?;
+        }
+        Ok(())
+    }
+
+    /// Pods whose links outlived their bridge come back to it.
+    async fn adopt_ports(&self, survey: &Survey) -> Result<(), NetworkError> {
+        for lease in self.leases.all().values() {
+            let name = names::host_link(&self.config.instance, &lease.sandbox);
+            let link = survey.links.iter().find(|link| link.name == name);
+            if link.is_some_and(|link| link.controller != Some(self.index)) {
+                let alias = names::link_alias(&self.config.instance, &lease.sandbox);
+                self.links.finish_port(&name, &alias, self.index).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A lease outside the range is from an earlier configuration. Without a link its pod is gone.
+    fn drop_leases_outside_range(&self, survey: &Survey) -> Result<(), NetworkError> {
+        let range = self.range.net();
+        for (address, lease) in self.leases.all() {
+            if self.range.holds(address) {
+                continue;
+            }
+            let (sandbox, name) = (lease.sandbox.clone(), names::host_link(&self.config.instance, &lease.sandbox));
+            if survey.links.iter().any(|link| link.name == name) {
+                return Err(NetworkError::OutsideRange { sandbox, address, range });
+            }
+            self.leases.release(&sandbox)?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads everything that the survey is made of.
+pub(crate) async fn look(links: &Links) -> Result<Survey, NetworkError> {
+    let (links, addresses, routes) = tokio::try_join!(links.links(), links.addresses(), links.routes())?;
+    Ok(Survey { links, addresses, routes })
+}
+
+/// Sets the mark when it is dropped before it is done.
+struct StaleUnlessDone<'a> {
+    mark: &'a AtomicBool,
+    is_done: bool,
+}
+
+impl Drop for StaleUnlessDone<'_> {
+    fn drop(&mut self) {
+        if !self.is_done {
+            self.mark.store(true, Ordering::SeqCst);
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Kernel parameters of the network namespace that the calling thread is in.
+
+use std::{fs, io, path::Path};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::NetworkError;
+
+const ROOT: &str = "/proc/sys";
+
+/// Whether the node forwards packets, for all interfaces.
+pub(crate) const IP_FORWARD: &str = "net/ipv4/ip_forward";
+
+/// Changes with every boot of the machine.
+const BOOT_ID: &str = "kernel/random/boot_id";
+
+/// The value of forwarding before the first agent of this boot changed it: kept so that the last one can put it back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FormerForwarding {
+    boot: String,
+    pub(crate) value: String,
+}
+
+impl FormerForwarding {
+    pub(crate) fn new(value: String) -> io::Result<Self> {
+        Ok(Self { boot: read(BOOT_ID)?, value })
+    }
+
+    /// A record of an earlier boot says nothing about this one.
+    pub(crate) fn is_of_this_boot(&self) -> bool {
+        read(BOOT_ID).is_ok_and(|boot| boot == self.boot)
+    }
+}
+
+/// The value without its line end; `key` is the path below `/proc/sys`.
+pub(crate) fn read(key: &str) -> io::Result<String> {
+    fs::read_to_string(Path::new(ROOT).join(key)).map(|value| value.trim_end().to_owned())
+}
+
+/// Sets a value unless it is already set.
+pub(crate) fn ensure(key: &str, value: &str) -> Result<(), NetworkError> {
+    let (key_text, value_text) = (|| key.to_owned(), || value.to_owned());
+    if read(key).is_ok_and(|present| present == value) {
+        return Ok(());
+    }
+    match fs::write(Path::new(ROOT).join(key), value) {
+        Ok(()) => Ok(()),
+        Err(source) if source.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+            Err(NetworkError::SysctlReadOnly { key: key_text(), value: value_text(), source })
+        }
+        Err(source) => Err(NetworkError::Sysctl { key: key_text(), value: value_text(), source }),
+    }
+}
+
+/// Pods must not let each other redirect their traffic: by ICMP redirects (the node sends them too, since packets between
+/// its pods leave by the interface they came from) or as an IPv6 router (CVE-2020-10749). Where `/proc/sys` is read-only
+/// or IPv6 is off the pod still works.
+pub(crate) fn harden_pod(interface: &str) {
+    for scope in ["all", interface] {
+        harden(&format!("net/ipv4/conf/{scope}/accept_redirects"));
+    }
+    harden_ipv6(interface);
+}
+
+/// As [`harden_pod`], for the node's side.
+pub(crate) fn harden_bridge(bridge: &str) {
+    harden_ipv6(bridge);
+}
+
+fn harden_ipv6(interface: &str) {
+    for key in ["accept_ra", "accept_redirects"] {
+        harden(&format!("net/ipv6/conf/{interface}/{key}"));
+    }
+}
+
+fn harden(key: &str) {
+    if let Err(error) = fs::write(Path::new(ROOT).join(key), "0")
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::debug!(key, %error, "kernel parameter left as it is");
+    }
+}
