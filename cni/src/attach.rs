@@ -118,11 +118,9 @@ impl Bridge {
         self.add_pair(&pair).await?;
         let net = Ipv4Net::new_assert(address, self.range.net().prefix_len());
         let side = PodSide { address: net, gateway: self.gateway() };
-        tokio::try_join!(
-            self.links.finish_port(&host, &alias, self.index),
-            pod_netns::configure(sandbox, netns, side),
-            async { if has_rules { self.ensure_rules().await } else { Ok(()) } },
-        )?;
+        tokio::try_join!(self.links.finish_port(&host, &alias), pod_netns::configure(sandbox, netns, side), async {
+            if has_rules { self.ensure_rules().await } else { Ok(()) }
+        },)?;
         Ok(())
     }
 

@@ -155,7 +155,8 @@ impl Bridge {
             let link = survey.links.iter().find(|link| link.name == name);
             if link.is_some_and(|link| link.controller != Some(self.index)) {
                 let alias = names::link_alias(&self.config.instance, &lease.sandbox);
-                self.links.finish_port(&name, &alias, self.index).await?;
+                self.links.move_port(&name, self.index).await?;
+                self.links.finish_port(&name, &alias).await?;
             }
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! Links, addresses and routes over netlink: thin calls that name what they tried. Nothing here decides.
 
-use std::{future::Future, io, net::Ipv4Addr, os::fd::RawFd, time::Duration};
+use std::{future::Future, io, net::Ipv4Addr, os::fd::RawFd, sync::Arc, time::Duration};
 
 use futures::TryStreamExt as _;
 use ipnet::Ipv4Net;
@@ -14,7 +14,7 @@ use rtnetlink::{
     AddressMessageBuilder, Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth,
     RouteMessageBuilder, new_connection,
 };
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex, oneshot};
 
 use crate::{error::NetworkError, names::POD_INTERFACE};
 
@@ -28,6 +28,8 @@ const LOOPBACK: u32 = 1;
 #[derive(Clone, Debug)]
 pub(crate) struct Links {
     handle: Handle,
+    /// The kernel answers a second listing on the same socket with EBUSY while the first one is under way.
+    listing: Arc<Mutex<()>>,
 }
 
 /// One link as far as we care.
@@ -69,17 +71,18 @@ impl Links {
         let (tell, told) = oneshot::channel();
         std::thread::Builder::new().name("netlink".to_owned()).spawn(move || serve(tell)).map_err(failed)?;
         let handle = told.await.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into())).map_err(failed)?;
-        Ok(Self { handle })
+        Ok(Self { handle, listing: Arc::default() })
     }
 
     /// Opens a socket in the calling thread's network namespace and serves it on the current runtime.
     pub(crate) fn open_here() -> io::Result<Self> {
         let (connection, handle, _) = new_connection()?;
         tokio::spawn(connection);
-        Ok(Self { handle })
+        Ok(Self { handle, listing: Arc::default() })
     }
 
     pub(crate) async fn links(&self) -> Result<Vec<Link>, NetworkError> {
+        let _alone = self.listing.lock().await;
         // Statistics are most of a dump's bytes.
         let request = self.handle.link().get().set_filter_mask(AddressFamily::Unspec, vec![LinkExtentMask::SkipStats]);
         let messages: Vec<_> = attempt("listing links", request.execute().try_collect()).await?;
@@ -94,6 +97,7 @@ impl Links {
     }
 
     pub(crate) async fn addresses(&self) -> Result<Vec<Network>, NetworkError> {
+        let _alone = self.listing.lock().await;
         let messages: Vec<_> =
             attempt("listing addresses", self.handle.address().get().execute().try_collect()).await?;
         Ok(messages.iter().filter_map(address_network).collect())
@@ -101,6 +105,7 @@ impl Links {
 
     /// The routes of the main table.
     pub(crate) async fn routes(&self) -> Result<Vec<Network>, NetworkError> {
+        let _alone = self.listing.lock().await;
         let request = self.handle.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build());
         let messages: Vec<_> = attempt("listing routes", request.execute().try_collect()).await?;
         Ok(messages.iter().filter_map(route_network).collect())
@@ -151,10 +156,16 @@ impl Links {
 
     /// What can't be set when the link is made. Hairpin: with bridge-nf-call-iptables a pod's packet to a service that it
     /// is behind itself is translated on the bridge, and must leave by the port it came from.
-    pub(crate) async fn finish_port(&self, name: &str, alias: &str, bridge: u32) -> Result<(), NetworkError> {
-        let port = LinkBridgePort::new(0).name(name).alias(alias).hairpin(true);
-        let message = port.append_extra_attribute(LinkAttribute::Controller(bridge)).build();
+    pub(crate) async fn finish_port(&self, name: &str, alias: &str) -> Result<(), NetworkError> {
+        let message = LinkBridgePort::new(0).name(name).alias(alias).hairpin(true).build();
         attempt(format!("setting bridge port {name}"), self.handle.link().set_port(message).execute()).await
+    }
+
+    /// Puts an existing link on the bridge. Not in one step with [`Links::finish_port`]: the kernel looks at a port's
+    /// properties before it looks at where the port should be.
+    pub(crate) async fn move_port(&self, name: &str, bridge: u32) -> Result<(), NetworkError> {
+        let message = LinkMessageBuilder::<LinkUnspec>::new().name(name).controller(bridge).up().build();
+        attempt(format!("moving link {name} to its bridge"), self.handle.link().change(message).execute()).await
     }
 
     /// Fine when the link does not exist.

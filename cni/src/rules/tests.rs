@@ -31,7 +31,10 @@ fn check(leases: &BTreeMap<Ipv4Addr, Lease>, jumps: Jumps<'_>, text: Expect) {
 
 #[test]
 fn without_host_ports_only_masquerade_and_forwarding_are_set() {
-    check(&leases(&[]), Jumps::Check, expect![[r#"
+    check(
+        &leases(&[]),
+        Jumps::Check,
+        expect![[r#"
         *nat
         :LONGSHORE-one-PORT - [0:0]
         :LONGSHORE-one-MASQ - [0:0]
@@ -51,14 +54,18 @@ fn without_host_ports_only_masquerade_and_forwarding_are_set() {
         -A LONGSHORE-one-FWD -o longshore0 -s 10.89.0.0/16 -j ACCEPT
         -C FORWARD -m comment --comment "longshore one: pod network" -j LONGSHORE-one-FWD
         COMMIT
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn host_ports_lead_to_the_pod_and_the_loopback_is_guarded() {
     let ports = [("", 8080, Protocol::Tcp, 80), ("192.0.2.7", 5353, Protocol::Udp, 53)];
     let missing = [("raw".to_owned(), "PREROUTING".to_owned(), "LONGSHORE-one-LOOP".to_owned())];
-    check(&leases(&ports), Jumps::Add(&missing), expect![[r#"
+    check(
+        &leases(&ports),
+        Jumps::Add(&missing),
+        expect![[r#"
         *raw
         :LONGSHORE-one-LOOP - [0:0]
         -A LONGSHORE-one-LOOP -i longshore0 -s 127.0.0.0/8 -m comment --comment "longshore one: loopback guard" -j DROP
@@ -84,7 +91,8 @@ fn host_ports_lead_to_the_pod_and_the_loopback_is_guarded() {
         -A LONGSHORE-one-FWD -o longshore0 -m conntrack --ctstate RELATED,ESTABLISHED,DNAT -j ACCEPT
         -A LONGSHORE-one-FWD -o longshore0 -s 10.89.0.0/16 -j ACCEPT
         COMMIT
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]

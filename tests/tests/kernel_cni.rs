@@ -1,0 +1,496 @@
+//! The pod network on a real kernel: every test has a node of its own, a network namespace that ends with it.
+
+use std::{collections::BTreeSet, fs, net::IpAddr, path::Path};
+
+use anyhow::{Context as _, Result, ensure};
+use cni::{Attachment, Bridge, HostPort, NetworkConfig, NetworkError, Protocol, SandboxId};
+use tempfile::TempDir;
+use tests::pod_network::{NEIGHBOUR, NODE, Netns, Wire, can_run};
+
+const BRIDGE_NETFILTER: &str = "net/bridge/bridge-nf-call-iptables";
+
+/// What one test plays with.
+struct World {
+    wire: Wire,
+    directory: TempDir,
+}
+
+/// A pod and its place in the network.
+struct Pod {
+    id: SandboxId,
+    netns: Netns,
+    at: Attachment,
+}
+
+impl World {
+    fn config(&self, instance: &str, bridge: &str, pod_cidr: &str) -> NetworkConfig {
+        NetworkConfig {
+            bridge: bridge.to_owned(),
+            pod_cidr: pod_cidr.parse().expect("a network"),
+            no_masquerade: Vec::new(),
+            leases: self.directory.path().join(instance),
+            mtu: None,
+            instance: instance.parse().expect("an instance"),
+        }
+    }
+
+    fn usual(&self) -> NetworkConfig {
+        self.config("one", "longshore0", "10.88.0.0/24")
+    }
+
+    async fn open(&self) -> Result<Bridge> {
+        Ok(Bridge::open(self.usual()).await?)
+    }
+
+    /// What an agent could leave behind on the node, in words.
+    fn traces(&self) -> Result<Vec<String>> {
+        let links = self.wire.node.ip("-o link show")?;
+        let names = links.lines().filter_map(|line| line.split([':', '@']).nth(1)).map(|name| name.trim().to_owned());
+        let mut traces: Vec<_> = names.filter(|name| !["lo", "wan"].contains(&name.as_str())).collect();
+        let rules = self.wire.node.command("iptables-save", &[])?;
+        traces.extend(rules.lines().filter(|line| line.contains("LONGSHORE")).map(str::to_owned));
+        traces.extend(files(self.directory.path())?);
+        Ok(traces)
+    }
+}
+
+fn files(directory: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        names.push(entry.file_name().to_string_lossy().into_owned());
+        if entry.file_type()?.is_dir() {
+            names.extend(files(&entry.path())?);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Runs a test's body on a runtime inside the node's network namespace.
+fn on_a_node(body: impl AsyncFnOnce(&World) -> Result<()> + Send) {
+    if !can_run() {
+        return;
+    }
+    let world = World { wire: Wire::new().expect("a wire"), directory: tempfile::tempdir().expect("a directory") };
+    let run = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(body(&world))
+    };
+    let done: Result<()> = world.wire.node.run(run).and_then(|done| done);
+    if let Err(error) = done {
+        let rules = world.wire.node.command("iptables-save", &["-c"]).unwrap_or_default();
+        let links = world.wire.node.ip("address show").unwrap_or_default();
+        panic!("{error:?}\n{links}\n{rules}");
+    }
+}
+
+fn id(name: &str) -> SandboxId {
+    name.parse().expect("an id")
+}
+
+fn port(host_ip: &str, host_port: u16, protocol: Protocol, container_port: u16) -> HostPort {
+    HostPort { host_ip: host_ip.parse().ok(), host_port, protocol, container_port }
+}
+
+async fn attach(bridge: &Bridge, name: &str, ports: &[HostPort]) -> Result<Pod> {
+    let netns = Netns::bare()?;
+    let at = bridge.attach(&id(name), netns.fd()?, ports).await?;
+    Ok(Pod { id: id(name), netns, at })
+}
+
+impl Pod {
+    fn address(&self) -> String {
+        self.at.ips[0].to_string()
+    }
+}
+
+fn said(answer: Result<String>, expected: impl AsRef<str>, who: &str) -> Result<()> {
+    let answer = answer.with_context(|| format!("{who} hears nothing"))?;
+    ensure!(answer == expected.as_ref(), "{who} hears {answer:?} instead of {:?}", expected.as_ref());
+    Ok(())
+}
+
+/// Both settings of br_netfilter where the kernel has it; else the one that there is.
+fn bridge_netfilter_settings(node: &Netns) -> Vec<&'static str> {
+    if node.sysctl(BRIDGE_NETFILTER).is_ok() { vec!["0", "1"] } else { vec!["absent"] }
+}
+
+fn set_bridge_netfilter(node: &Netns, setting: &str) -> Result<()> {
+    if setting == "absent" { Ok(()) } else { node.set_sysctl(BRIDGE_NETFILTER, setting) }
+}
+
+#[test]
+fn pods_reach_each_other_their_gateway_and_themselves_by_their_own_addresses() {
+    on_a_node(async |world| {
+        let bridge = world.open().await?;
+        let (one, two) = (attach(&bridge, "one", &[]).await?, attach(&bridge, "two", &[]).await?);
+        one.netns.serve_tcp("0.0.0.0:80", "one")?;
+        world.wire.node.serve_tcp("0.0.0.0:81", "node")?;
+        for setting in bridge_netfilter_settings(&world.wire.node) {
+            set_bridge_netfilter(&world.wire.node, setting)?;
+            said(two.netns.ask_tcp(&format!("{}:80", one.address())), format!("one {}", two.address()), "a pod")?;
+            said(one.netns.ask_tcp(&format!("{}:80", one.address())), format!("one {}", one.address()), "itself")?;
+            said(one.netns.ask_tcp("127.0.0.1:80"), "one 127.0.0.1", "itself by loopback")?;
+            said(one.netns.ask_tcp("10.88.0.1:81"), format!("node {}", one.address()), "a pod of its gateway")?;
+            said(world.wire.node.ask_tcp(&format!("{}:80", one.address())), "one 10.88.0.1", "the node")?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn what_leaves_the_pod_network_is_masqueraded_even_when_forwarding_is_denied_by_default() {
+    on_a_node(async |world| {
+        world.wire.node.command("iptables", &["-P", "FORWARD", "DROP"])?;
+        let bridge = world.open().await?;
+        let pod = attach(&bridge, "one", &[]).await?;
+        world.wire.neighbour.serve_tcp("0.0.0.0:80", "neighbour")?;
+        said(pod.netns.ask_tcp(&format!("{NEIGHBOUR}:80")), format!("neighbour {NODE}"), "a pod of the world")
+    });
+}
+
+#[test]
+fn a_network_that_knows_the_pods_sees_their_own_addresses_and_reaches_them() {
+    on_a_node(async |world| {
+        world.wire.node.command("iptables", &["-P", "FORWARD", "DROP"])?;
+        let no_masquerade = vec!["192.0.2.0/24".parse()?];
+        let bridge = Bridge::open(NetworkConfig { no_masquerade, ..world.usual() }).await?;
+        let pod = attach(&bridge, "one", &[]).await?;
+        pod.netns.serve_tcp("0.0.0.0:80", "one")?;
+        world.wire.neighbour.serve_tcp("0.0.0.0:80", "neighbour")?;
+        world.wire.neighbour.ip(&format!("route add 10.88.0.0/24 via {NODE}"))?;
+        let seen = format!("neighbour {}", pod.address());
+        said(pod.netns.ask_tcp(&format!("{NEIGHBOUR}:80")), seen, "a pod of the world")?;
+        let answer = world.wire.neighbour.ask_tcp(&format!("{}:80", pod.address()));
+        said(answer, format!("one {NEIGHBOUR}"), "the world of a pod")
+    });
+}
+
+#[test]
+fn a_host_port_answers_from_everywhere() {
+    on_a_node(async |world| {
+        world.wire.node.command("iptables", &["-P", "FORWARD", "DROP"])?;
+        let (node, neighbour) = (&world.wire.node, &world.wire.neighbour);
+        let bridge = world.open().await?;
+        let ports = [port("", 8080, Protocol::Tcp, 80), port("", 8053, Protocol::Udp, 53)];
+        let (web, other) = (attach(&bridge, "web", &ports).await?, attach(&bridge, "other", &[]).await?);
+        web.netns.serve_tcp("0.0.0.0:80", "web")?;
+        web.netns.serve_udp("0.0.0.0:53", "web")?;
+        let at_node = format!("{NODE}:8080");
+        for setting in bridge_netfilter_settings(node) {
+            set_bridge_netfilter(node, setting)?;
+            said(neighbour.ask_tcp(&at_node), format!("web {NEIGHBOUR}"), "the neighbour")?;
+            said(neighbour.ask_udp(&format!("{NODE}:8053")), format!("web {NEIGHBOUR}"), "the neighbour by UDP")?;
+            said(node.ask_tcp(&at_node), format!("web {NODE}"), "the node")?;
+            said(node.ask_tcp("127.0.0.1:8080"), "web 10.88.0.1", "the node by its loopback")?;
+            said(node.ask_udp("127.0.0.1:8053"), "web 10.88.0.1", "the node by its loopback and UDP")?;
+            said(other.netns.ask_tcp(&at_node), format!("web {}", other.address()), "another pod")?;
+            said(web.netns.ask_tcp(&at_node), "web 10.88.0.1", "the pod itself")
+                .with_context(|| format!("bridge netfilter {setting}"))?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_host_port_that_is_bound_to_an_address_answers_there_only() {
+    on_a_node(async |world| {
+        let bridge = world.open().await?;
+        let ports = [port(NODE, 8080, Protocol::Tcp, 80)];
+        let web = attach(&bridge, "web", &ports).await?;
+        web.netns.serve_tcp("0.0.0.0:80", "web")?;
+        said(world.wire.neighbour.ask_tcp(&format!("{NODE}:8080")), format!("web {NEIGHBOUR}"), "the neighbour")?;
+        ensure!(world.wire.node.ask_tcp("127.0.0.1:8080").is_err());
+        ensure!(world.wire.node.sysctl("net/ipv4/conf/longshore0/route_localnet")? == "0");
+        Ok(())
+    });
+}
+
+#[test]
+fn the_loopback_of_the_node_stays_out_of_reach_of_pods_and_neighbours() {
+    on_a_node(async |world| {
+        let bridge = world.open().await?;
+        let pod = attach(&bridge, "web", &[port("", 8080, Protocol::Tcp, 80)]).await?;
+        world.wire.node.serve_udp("127.0.0.1:99", "node")?;
+        said(world.wire.node.ask_udp("127.0.0.1:99"), "node 127.0.0.1", "the node")?;
+        ensure!(world.wire.node.sysctl("net/ipv4/conf/longshore0/route_localnet")? == "1");
+        for (netns, link, gateway) in [(&pod.netns, "eth0", "10.88.0.1"), (&world.wire.neighbour, "lan", NODE)] {
+            // As an attacker would: its own loopback address moved away, so that packets to 127.0.0.1 leave.
+            netns.set_sysctl(&format!("net/ipv4/conf/{link}/route_localnet"), "1")?;
+            netns.ip("address del 127.0.0.1/8 dev lo")?;
+            netns.ip(&format!("route add 127.0.0.1 via {gateway} dev {link}"))?;
+            ensure!(netns.ask_udp("127.0.0.1:99").is_err(), "{link} reaches the loopback of the node");
+        }
+        // The guard is what keeps the pod out: without it the packet arrives.
+        world.wire.node.command("iptables", &["-t", "raw", "-F", "LONGSHORE-one-LOOP"])?;
+        said(pod.netns.ask_udp("127.0.0.1:99"), format!("node {}", pod.address()), "the pod without the guard")
+    });
+}
+
+#[test]
+fn a_service_address_leads_from_pod_to_pod_on_one_node_with_or_without_bridge_netfilter() {
+    on_a_node(async |world| {
+        let bridge = world.open().await?;
+        let (one, two) = (attach(&bridge, "one", &[]).await?, attach(&bridge, "two", &[]).await?);
+        one.netns.serve_tcp("0.0.0.0:80", "one")?;
+        let rule = format!("-t nat -A PREROUTING -d 10.96.0.10 -p tcp -j DNAT --to-destination {}:80", one.address());
+        world.wire.node.command("iptables", &rule.split(' ').collect::<Vec<_>>())?;
+        for setting in bridge_netfilter_settings(&world.wire.node) {
+            set_bridge_netfilter(&world.wire.node, setting)?;
+            // Twice: the first packets must not teach the pods a shorter way.
+            for _ in 0..2 {
+                said(two.netns.ask_tcp("10.96.0.10:80"), format!("one {}", two.address()), "a pod of a service")?;
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn detaching_leaves_nothing_and_can_be_repeated() {
+    on_a_node(async |world| {
+        let bridge = world.open().await?;
+        let before = world.traces()?;
+        let mut pod = attach(&bridge, "web", &[port("", 8080, Protocol::Tcp, 80)]).await?;
+        ensure!(world.traces()?.len() > before.len());
+        for _ in 0..2 {
+            bridge.detach(&pod.id).await?;
+        }
+        // What stays: where the round of addresses goes on, and the guard in front of the loopback.
+        let kept = |trace: &String| trace != "last-given" && !trace.contains("LONGSHORE-one-LOOP");
+        let after: Vec<_> = world.traces()?.into_iter().filter(kept).collect();
+        ensure!(after == before, "{after:?}");
+        pod.netns = Netns::new()?;
+        bridge.detach(&id("never-seen")).await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn a_pod_whose_namespace_is_gone_can_be_detached() {
+    on_a_node(async |world| {
+        let bridge = world.open().await?;
+        let pod = attach(&bridge, "one", &[]).await?;
+        let (id, address) = (pod.id.clone(), pod.address());
+        drop(pod);
+        bridge.detach(&id).await?;
+        ensure!(!world.traces()?.contains(&address));
+        Ok(())
+    });
+}
+
+#[test]
+fn removing_everything_leaves_the_node_as_it_was_and_can_be_repeated() {
+    on_a_node(async |world| {
+        ensure!(world.wire.node.sysctl("net/ipv4/ip_forward")? == "0");
+        let bridge = world.open().await?;
+        let _pod = attach(&bridge, "web", &[port("", 8080, Protocol::Tcp, 80)]).await?;
+        ensure!(world.wire.node.sysctl("net/ipv4/ip_forward")? == "1");
+        for _ in 0..2 {
+            bridge.remove_all().await?;
+        }
+        ensure!(world.traces()?.is_empty(), "{:?}", world.traces()?);
+        ensure!(world.wire.node.sysctl("net/ipv4/ip_forward")? == "0");
+        Ok(())
+    });
+}
+
+#[test]
+fn two_agents_side_by_side_share_nothing_but_forwarding_which_the_last_one_gives_back() {
+    on_a_node(async |world| {
+        let one = world.open().await?;
+        let two = Bridge::open(world.config("two", "longshore1", "10.89.0.0/24")).await?;
+        let ports = [port("", 8080, Protocol::Tcp, 80)];
+        let (first, second) = (attach(&one, "same", &ports).await?, attach(&two, "same", &[]).await?);
+        ensure!(first.at.host_interface != second.at.host_interface);
+        second.netns.serve_tcp("0.0.0.0:80", "second")?;
+        said(
+            first.netns.ask_tcp(&format!("{}:80", second.address())),
+            format!("second {NODE}"),
+            "a pod of the other network",
+        )
+        .or_else(|_| {
+            let seen = first.netns.ask_tcp(&format!("{}:80", second.address()));
+            said(seen, "second 10.89.0.1", "a pod of the other network")
+        })?;
+        one.remove_all().await?;
+        ensure!(world.wire.node.sysctl("net/ipv4/ip_forward")? == "1", "the other agent still needs it");
+        world.wire.neighbour.serve_tcp("0.0.0.0:80", "neighbour")?;
+        said(second.netns.ask_tcp(&format!("{NEIGHBOUR}:80")), format!("neighbour {NODE}"), "the other's pod")?;
+        two.remove_all().await?;
+        ensure!(world.traces()?.is_empty(), "{:?}", world.traces()?);
+        ensure!(world.wire.node.sysctl("net/ipv4/ip_forward")? == "0");
+        Ok(())
+    });
+}
+
+#[test]
+fn the_next_agent_finds_everything_and_disturbs_nothing() {
+    on_a_node(async |world| {
+        let ports = [port("", 8080, Protocol::Tcp, 80)];
+        let first = world.open().await?;
+        let pod = attach(&first, "web", &ports).await?;
+        pod.netns.serve_tcp("0.0.0.0:80", "web")?;
+        let before = world.traces()?;
+        drop(first);
+        let next = world.open().await?;
+        ensure!(world.traces()? == before);
+        ensure!(next.attachments().get(&pod.id) == Some(&pod.at));
+        said(world.wire.neighbour.ask_tcp(&format!("{NODE}:8080")), format!("web {NEIGHBOUR}"), "the neighbour")?;
+        next.detach(&pod.id).await?;
+        next.remove_all().await?;
+        ensure!(world.wire.node.sysctl("net/ipv4/ip_forward")? == "0", "the first value outlives the first agent");
+        Ok(())
+    });
+}
+
+#[test]
+fn half_made_states_are_found_and_repaired() {
+    on_a_node(async |world| {
+        let bridge = world.open().await?;
+        // Killed after the lease: the same sandbox gets the same address.
+        let lone = attach(&bridge, "lease-only", &[]).await?;
+        world.wire.node.ip(&format!("link del {}", lone.at.host_interface))?;
+        let again = attach(&bridge, "lease-only", &[]).await?;
+        ensure!(again.at == lone.at);
+        // Killed after the pair: the link is there, nothing in the pod is set, and a new namespace comes.
+        let other = attach(&bridge, "twice", &[]).await?;
+        let twice = attach(&bridge, "twice", &[]).await?;
+        ensure!(twice.at == other.at);
+        again.netns.serve_tcp("0.0.0.0:80", "again")?;
+        let answer = twice.netns.ask_tcp(&format!("{}:80", again.address()));
+        said(answer, format!("again {}", twice.address()), "the second try")?;
+        // The store lost a lease: its link is known to nobody.
+        let lost = attach(&bridge, "link-only", &[]).await?;
+        drop(bridge);
+        fs::remove_file(world.directory.path().join("one").join(lost.address()))?;
+        let bridge = world.open().await?;
+        let released = bridge.release_unknown(&BTreeSet::from([id("twice")])).await?;
+        ensure!(released.sandboxes == [id("lease-only")], "{released:?}");
+        ensure!(released.links == [lost.at.host_interface.clone()], "{released:?}");
+        ensure!(bridge.attachments().len() == 1);
+        said(twice.netns.ask_tcp("10.88.0.1:80").or(Ok("reached".to_owned())), "reached", "the known one")
+    });
+}
+
+#[test]
+fn pods_come_back_to_a_bridge_that_was_deleted() {
+    on_a_node(async |world| {
+        let bridge = world.open().await?;
+        let (one, two) = (attach(&bridge, "one", &[]).await?, attach(&bridge, "two", &[]).await?);
+        one.netns.serve_tcp("0.0.0.0:80", "one")?;
+        drop(bridge);
+        world.wire.node.ip("link del longshore0")?;
+        let _bridge = world.open().await?;
+        said(two.netns.ask_tcp(&format!("{}:80", one.address())), format!("one {}", two.address()), "a pod")
+    });
+}
+
+#[test]
+fn rules_that_a_firewall_wiped_are_set_again_and_a_plain_pod_runs_no_tool() {
+    on_a_node(async |world| {
+        let bridge = world.open().await?;
+        let before = world.traces()?;
+        for table in ["nat", "filter"] {
+            world.wire.node.command("iptables", &["-t", table, "-F"])?;
+            world.wire.node.command("iptables", &["-t", table, "-X"])?;
+        }
+        let wiped = world.traces()?;
+        let pod = attach(&bridge, "plain", &[]).await?;
+        bridge.detach(&pod.id).await?;
+        let after: Vec<_> = world.traces()?.into_iter().filter(|trace| trace != "last-given").collect();
+        ensure!(after == wiped, "a plain pod touched the rules: {after:?}");
+        bridge.ensure_rules().await?;
+        let after: Vec<_> = world.traces()?.into_iter().filter(|trace| trace != "last-given").collect();
+        ensure!(after == before, "{after:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_full_range_and_a_taken_host_port_are_refused_and_leave_nothing() {
+    on_a_node(async |world| {
+        let bridge = Bridge::open(world.config("one", "longshore0", "10.88.0.0/29")).await?;
+        let ports = [port("", 8080, Protocol::Tcp, 80)];
+        let _first = attach(&bridge, "first", &ports).await?;
+        let before = world.traces()?;
+        let taken = bridge.attach(&id("second"), Netns::bare()?.fd()?, &ports).await;
+        ensure!(matches!(&taken, Err(NetworkError::HostPortTaken { held_by, .. }) if *held_by == id("first")));
+        ensure!(world.traces()? == before);
+        let mut pods = Vec::new();
+        for n in 1..5 {
+            pods.push(attach(&bridge, &format!("pod-{n}"), &[]).await?);
+        }
+        let full = bridge.attach(&id("more"), Netns::bare()?.fd()?, &[]).await;
+        ensure!(matches!(full, Err(NetworkError::Exhausted { capacity: 5, .. })), "{full:?}");
+        bridge.detach(&pods[2].id).await?;
+        let more = attach(&bridge, "more", &[]).await?;
+        ensure!(more.at.ips == pods[2].at.ips);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_failed_attach_is_undone() {
+    on_a_node(async |world| {
+        let bridge = world.open().await?;
+        let netns = Netns::bare()?;
+        netns.ip("link add eth0 type bridge")?;
+        let refused = bridge.attach(&id("one"), netns.fd()?, &[]).await;
+        ensure!(matches!(refused, Err(NetworkError::Link { .. })), "{refused:?}");
+        let not_a_namespace = fs::File::open("/dev/null")?.into();
+        ensure!(bridge.attach(&id("two"), not_a_namespace, &[]).await.is_err());
+        ensure!(bridge.attachments().is_empty());
+        ensure!(world.wire.node.ip("-o link show master longshore0")?.is_empty());
+        Ok(())
+    });
+}
+
+#[test]
+fn the_nodes_own_namespace_is_not_taken_for_a_pods() {
+    on_a_node(async |world| {
+        let bridge = world.open().await?;
+        let refused = bridge.attach(&id("one"), world.wire.node.fd()?, &[]).await;
+        ensure!(matches!(refused, Err(NetworkError::OwnNamespace { .. })), "{refused:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_range_or_a_bridge_that_is_taken_is_refused_before_anything_is_changed() {
+    on_a_node(async |world| {
+        let overlapping = Bridge::open(world.config("one", "longshore0", "192.0.0.0/16")).await.unwrap_err();
+        ensure!(overlapping.to_string().contains("192.0.2.1/24 on interface wan"), "{overlapping}");
+        let other = Bridge::open(world.config("two", "longshore1", "10.88.0.0/24")).await?;
+        let refused = Bridge::open(world.config("one", "longshore1", "10.90.0.0/24")).await.unwrap_err();
+        ensure!(refused.to_string().contains("belongs to the Longshore agent two"), "{refused}");
+        let refused = world.open().await.map(drop).unwrap_err();
+        ensure!(refused.to_string().contains("on interface longshore1"), "{refused}");
+        other.remove_all().await?;
+        ensure!(world.traces()?.is_empty(), "{:?}", world.traces()?);
+        Ok(())
+    });
+}
+
+#[test]
+fn fifty_pods_at_once_get_fifty_addresses() {
+    on_a_node(async |world| {
+        let bridge = world.open().await?;
+        let mut namespaces = Vec::new();
+        for _ in 0..50 {
+            namespaces.push(Netns::bare()?);
+        }
+        let ids: Vec<_> = (0..50).map(|n| id(&format!("pod-{n}"))).collect();
+        let mut tasks = Vec::new();
+        for (id, netns) in ids.iter().zip(&namespaces) {
+            tasks.push(bridge.attach(id, netns.fd()?, &[]));
+        }
+        let attached = futures::future::try_join_all(tasks).await?;
+        let addresses: BTreeSet<IpAddr> = attached.iter().flat_map(|at| at.ips.clone()).collect();
+        ensure!(addresses.len() == 50);
+        futures::future::try_join_all(ids.iter().map(|id| bridge.detach(id))).await?;
+        ensure!(bridge.attachments().is_empty());
+        Ok(())
+    });
+}
