@@ -1,3 +1,7 @@
 //! What is proved from outside: kernel, node, bench.
+//!
+//! [`agent`] runs whole agents, each in a network namespace, folders and a cgroup of its own, and says what they
+//! leave behind; [`pod_network`] lays out hosts and pods in namespaces for the network's own tests.
 
+pub mod agent;
 pub mod pod_network;
