@@ -141,7 +141,8 @@ impl Place {
         }
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         let dir = self.dir.path().display().to_string();
-        let targets = mounts.lines().filter_map(|line| line.split(' ').nth(1)).filter(|target| target.starts_with(&dir));
+        let targets =
+            mounts.lines().filter_map(|line| line.split(' ').nth(1)).filter(|target| target.starts_with(&dir));
         for target in targets.collect::<Vec<_>>().into_iter().rev() {
             let _ = nix::mount::umount2(target, nix::mount::MntFlags::MNT_DETACH);
         }
@@ -187,11 +188,10 @@ fn run(words: &[&str]) -> Result<()> {
 /// # Errors
 /// When it is not there.
 pub fn program(name: &str) -> Result<PathBuf> {
-    let test = std::env::current_exe()?;
-    let folder = test.ancestors().nth(2).context("tests run from target/<profile>/deps")?;
-    let path = folder.join(name);
-    ensure!(path.exists(), "{} is missing: cargo build --workspace --bins", path.display());
-    Ok(path)
+    let own = std::env::current_exe()?;
+    // Tests run from target/<profile>/deps, programs from target/<profile>.
+    let found = own.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.exists());
+    found.with_context(|| format!("no {name} beside {}: cargo build --workspace --bins", own.display()))
 }
 
 /// The packed busybox image.
@@ -199,11 +199,19 @@ pub fn program(name: &str) -> Result<PathBuf> {
 /// # Errors
 /// When it cannot be packed.
 pub fn busybox() -> Result<PathBuf> {
+    packed("busybox.tar", &[])
+}
+
+/// A busybox image with another name and command, packed as `file` where it is not there yet.
+///
+/// # Errors
+/// When it cannot be packed.
+pub fn packed(file: &str, name_and_command: &[&str]) -> Result<PathBuf> {
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace")?;
-    let image = top.join("target/examples/busybox.tar");
+    let image = top.join("target/examples").join(file);
     if !image.exists() {
-        let pack = top.join("tests/tools/pack-busybox");
-        run(&[&pack.display().to_string(), &image.display().to_string()])?;
+        let pack = top.join("tests/tools/pack-busybox").display().to_string();
+        run(&[&[pack.as_str(), &image.display().to_string()], name_and_command].concat())?;
     }
     Ok(image)
 }
@@ -357,9 +365,7 @@ impl Agent {
     /// # Errors
     /// As [`Agent::wait`].
     pub fn wait_for_pod(&mut self, name: &str, within: Duration, right: impl Fn(&Value) -> bool) -> Result<Value> {
-        self.wait(&format!("right state of pod {name}"), within, |agent| {
-            Ok(agent.pod(name)?.filter(|pod| right(pod)))
-        })
+        self.wait(&format!("right state of pod {name}"), within, |agent| Ok(agent.pod(name)?.filter(|pod| right(pod))))
     }
 
     /// What the agent printed.

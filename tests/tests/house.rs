@@ -42,11 +42,19 @@ const ARROWS: &[(&str, &[&str])] = &[
 #[test]
 fn arrows_point_where_the_architecture_says() {
     let metadata = metadata();
-    let ours: BTreeSet<_> = metadata["packages"].as_array().unwrap().iter().filter(|p| p["source"].is_null()).map(|p| text(p, "name")).collect();
+    let ours: BTreeSet<_> = metadata["packages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|p| p["source"].is_null())
+        .map(|p| text(p, "name"))
+        .collect();
     let drawn: BTreeSet<_> = ARROWS.iter().map(|(from, _)| *from).chain(["tests"]).collect();
     assert_eq!(ours, drawn, "a crate without a place on the map");
     for package in metadata["packages"].as_array().unwrap() {
-        let Some((from, allowed)) = ARROWS.iter().find(|(name, _)| package["source"].is_null() && *name == text(package, "name")) else {
+        let Some((from, allowed)) =
+            ARROWS.iter().find(|(name, _)| package["source"].is_null() && *name == text(package, "name"))
+        else {
             continue;
         };
         for dependency in package["dependencies"].as_array().unwrap() {
@@ -73,7 +81,8 @@ fn reachable(package: &str) -> BTreeSet<String> {
     let id_of = |node: &Value| text(node, "id").to_owned();
     let names: BTreeMap<_, _> =
         metadata["packages"].as_array().unwrap().iter().map(|p| (id_of(p), text(p, "name").to_owned())).collect();
-    let nodes: BTreeMap<_, _> = metadata["resolve"]["nodes"].as_array().unwrap().iter().map(|n| (id_of(n), n)).collect();
+    let nodes: BTreeMap<_, _> =
+        metadata["resolve"]["nodes"].as_array().unwrap().iter().map(|n| (id_of(n), n)).collect();
     let mut seen = BTreeSet::new();
     let mut open: Vec<_> = names.iter().filter(|(_, name)| *name == package).map(|(id, _)| id.clone()).collect();
     while let Some(id) = open.pop() {
@@ -91,7 +100,8 @@ fn reachable(package: &str) -> BTreeSet<String> {
 #[test]
 fn every_licence_is_one_we_may_ship() {
     let deny = deny();
-    let allowed: BTreeSet<_> = deny["licenses"]["allow"].as_array().unwrap().iter().filter_map(|l| l.as_str()).collect();
+    let allowed: BTreeSet<_> =
+        deny["licenses"]["allow"].as_array().unwrap().iter().filter_map(|l| l.as_str()).collect();
     let fits = |expression: &str| {
         let flat = expression.replace('/', " OR ").replace(['(', ')'], " ");
         let any = |part: &str| part.split(" OR ").any(|licence| allowed.contains(licence.trim()));
@@ -118,7 +128,10 @@ fn nothing_is_linked_twice_or_from_strange_places() {
     for (name, versions) in &linked {
         assert!(!banned.contains(&name.as_str()), "{name} is banned by deny.toml");
         let listed = versions.iter().any(|version| skip.contains(format!("{name}@{version}").as_str()));
-        assert!(versions.len() == 1 || listed, "{name} is linked {versions:?}; list the odd one in deny.toml with its reason");
+        assert!(
+            versions.len() == 1 || listed,
+            "{name} is linked {versions:?}; list the odd one in deny.toml with its reason"
+        );
     }
     for package in metadata()["packages"].as_array().unwrap() {
         let source = text(package, "source");
@@ -129,7 +142,18 @@ fn nothing_is_linked_twice_or_from_strange_places() {
 /// Name -> versions of what ends up in the `longshore` binary.
 fn linked_by_the_agent() -> BTreeMap<String, BTreeSet<String>> {
     let output = Command::new(env!("CARGO"))
-        .args(["tree", "--locked", "--offline", "-p", "agent", "-e", "normal,no-proc-macro", "--prefix=none", "-f", "{p}"])
+        .args([
+            "tree",
+            "--locked",
+            "--offline",
+            "-p",
+            "agent",
+            "-e",
+            "normal,no-proc-macro",
+            "--prefix=none",
+            "-f",
+            "{p}",
+        ])
         .current_dir(workspace())
         .output()
         .unwrap();

@@ -90,7 +90,8 @@ fn a_second_agent_on_the_same_root_is_told_the_pid_of_the_first() -> Result<()> 
     let mut agent = Agent::run(&[("a.yaml", &pod("first", "sleep 1000000"))])?;
     agent.wait_for_pod("first", SOON, runs)?;
     let program = tests::agent::program("longshore")?;
-    let second = agent.place().command(program).args(agent.arguments()).arg(agent.place().path("manifests")).output()?;
+    let second =
+        agent.place().command(program).args(agent.arguments()).arg(agent.place().path("manifests")).output()?;
     let said = String::from_utf8_lossy(&second.stderr);
     ensure!(!second.status.success());
     ensure!(said.contains(&agent.pid().context("a pid")?.to_string()), "{said}");
@@ -148,9 +149,8 @@ fn manifests_are_acted_on_within_a_second() -> Result<()> {
     ensure!(written.elapsed() < Duration::from_secs(1), "running after {:?}", written.elapsed());
 
     agent.write("a.yaml", &pod("added", "sleep 2000000"))?;
-    let second = agent.wait_for_pod("added", SOON, |pod| {
-        runs(pod) && pod["metadata"]["uid"] != first["metadata"]["uid"]
-    })?;
+    let second =
+        agent.wait_for_pod("added", SOON, |pod| runs(pod) && pod["metadata"]["uid"] != first["metadata"]["uid"])?;
     ensure!(container_id(&second) != container_id(&first));
 
     let removed = Instant::now();
@@ -180,7 +180,10 @@ fn bad_manifests_are_named_and_the_others_run_on() -> Result<()> {
         ),
         (
             "second-document.yaml",
-            &format!("{}---\napiVersion: v1\nkind: Pod\nmetadata: {{name: NO}}\nspec: {{containers: []}}\n", pod("fine", "sleep 1000000")),
+            &format!(
+                "{}---\napiVersion: v1\nkind: Pod\nmetadata: {{name: NO}}\nspec: {{containers: []}}\n",
+                pod("fine", "sleep 1000000")
+            ),
             &["second-document.yaml", "document 2", "metadata.name"],
         ),
     ];
@@ -201,7 +204,9 @@ fn bad_manifests_are_named_and_the_others_run_on() -> Result<()> {
 #[test]
 fn what_cannot_run_says_why_and_holds_up_nobody() -> Result<()> {
     let container = |name: &str, extra: &str| {
-        format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n  - {{name: main, {extra}}}\n")
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n  - {{name: main, {extra}}}\n"
+        )
     };
     let no_key = container(
         "no-key",
@@ -220,7 +225,8 @@ fn what_cannot_run_says_why_and_holds_up_nobody() -> Result<()> {
     agent.wait_for_pod("fine", SOON, runs)?;
     let waiting = |reasons: &'static [&'static str]| {
         move |pod: &Value| {
-            let reason = pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"].as_str().unwrap_or_default();
+            let reason =
+                pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"].as_str().unwrap_or_default();
             reasons.contains(&reason)
         }
     };
@@ -278,7 +284,8 @@ fn exec_passes_streams_and_exit_codes() -> Result<()> {
     writer.join().map_err(|_| anyhow::anyhow!("the writer panicked"))??;
     let sum = String::from_utf8(output.stdout)?;
     // sha256 of 3 MiB of "x": every byte arrived, and the end of the input did.
-    let expected = std::process::Command::new("sh").args(["-c", "head -c 3145728 /dev/zero | tr '\\0' x | sha256sum"]).output()?;
+    let expected =
+        std::process::Command::new("sh").args(["-c", "head -c 3145728 /dev/zero | tr '\\0' x | sha256sum"]).output()?;
     ensure!(sum.as_bytes() == expected.stdout, "{sum}");
     ends_clean(agent)
 }

@@ -219,7 +219,12 @@ fn pods_complete_fail_and_crash_loop() -> Result<()> {
     let last = container(&pod, 0)["lastState"]["terminated"].clone();
     ensure!(last["message"] == "starting\n", "the log's tail is the message: {last}");
     let waiting = container(&pod, 0)["state"]["waiting"]["message"].clone();
-    ensure!(waiting.as_str().is_some_and(|text| text.starts_with("back-off 10s restarting failed container=main pod=crash-loops_default(")), "{waiting}");
+    ensure!(
+        waiting.as_str().is_some_and(
+            |text| text.starts_with("back-off 10s restarting failed container=main pod=crash-loops_default(")
+        ),
+        "{waiting}"
+    );
     agent.wait_for_pod("crash-loops", SOON, |pod| container(pod, 0)["restartCount"] == 2)?;
     ensure!(agent.print(&["logs", "--previous", "crash-loops"])? == "starting\n");
     ends_clean(agent)
