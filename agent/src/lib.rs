@@ -24,3 +24,4 @@ pub mod quantity;
 pub mod sources;
 pub mod view;
 pub mod volumes;
+pub mod yaml;

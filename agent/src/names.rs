@@ -13,6 +13,11 @@ pub struct PodUid(String);
 pub struct BadPodUid(String);
 
 impl PodUid {
+    /// A uid of 32 hexadecimal digits.
+    pub fn from_number(number: u128) -> Self {
+        Self(format!("{number:032x}"))
+    }
+
     /// The uid as text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -78,9 +78,8 @@ impl<'a> Containers<'a> {
     fn of(pod: &Pod, status: &'a PodStatus) -> Self {
         let spec = pod.spec.as_ref();
         let inits = spec.and_then(|spec| spec.init_containers.as_deref()).unwrap_or_default();
-        let is_sidecar = |name: &str| {
-            inits.iter().any(|init| init.name == name && init.restart_policy.as_deref() == Some("Always"))
-        };
+        let is_sidecar =
+            |name: &str| inits.iter().any(|init| init.name == name && init.restart_policy.as_deref() == Some("Always"));
         let init_statuses = status.init_container_statuses.as_deref().unwrap_or_default();
         let regular = status.container_statuses.as_deref().unwrap_or_default();
         let sidecars: Vec<_> = init_statuses.iter().filter(|status| is_sidecar(&status.name)).collect();
@@ -177,7 +176,8 @@ mod tests {
     use super::*;
 
     fn row(spec: Value, status: Value) -> Row {
-        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": spec})).unwrap();
+        let pod: Pod =
+            serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": spec})).unwrap();
         Row::of(&pod, &serde_json::from_value(status).unwrap(), false)
     }
 
@@ -191,9 +191,7 @@ mod tests {
 
     #[test]
     fn a_pod_says_the_most_telling_word() {
-        let word = |container: Value| {
-            row(one(), json!({"phase": "Running", "containerStatuses": [container]})).status
-        };
+        let word = |container: Value| row(one(), json!({"phase": "Running", "containerStatuses": [container]})).status;
         assert_eq!(word(state(true, 0, json!({"running": {}}))), "Running");
         assert_eq!(word(state(false, 3, json!({"waiting": {"reason": "CrashLoopBackOff"}}))), "CrashLoopBackOff");
         assert_eq!(word(state(false, 0, json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}}))), "OOMKilled");

@@ -1,12 +1,26 @@
 //! Where pods come from: each source publishes the whole set of what it wants, never an event.
+//!
+//! [`Manifests`] is the source of `longshore run FILE|DIR…`: `files` finds and watches them, `manifest` reads one,
+//! `validate` and `defaults` do what the API server would do, `set` joins all files into one [`Desired`].
+
+mod defaults;
+mod files;
+mod identity;
+mod manifest;
+mod manifests;
+mod set;
+mod validate;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
 
 use crate::names::{ObjectName, PodUid};
+
+pub use manifests::{Manifests, ManifestsError};
 
 /// Everything this node should be running, whole.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -20,7 +34,7 @@ pub struct Desired {
 }
 
 /// Objects that pods refer to by name.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 pub struct Objects {
     /// ConfigMaps.
     pub config_maps: BTreeMap<ObjectName, Arc<ConfigMap>>,
@@ -30,16 +44,50 @@ pub struct Objects {
     pub services: BTreeMap<ObjectName, Arc<Service>>,
 }
 
+impl fmt::Debug for Objects {
+    /// Names only: Secrets must not reach a log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Objects")
+            .field("config_maps", &self.config_maps.keys())
+            .field("secrets", &self.secrets.keys())
+            .field("services", &self.services.keys())
+            .finish()
+    }
+}
+
 /// A manifest that cannot be used, and why.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}: document {document}: {}{message}", file.display(), field.as_ref().map(|f| format!("{f}: ")).unwrap_or_default())]
 pub struct ManifestProblem {
-    /// The file as given.
+    /// The file.
     pub file: PathBuf,
-    /// Which document of the file, from 1.
+    /// Which document of the file, from 1; 0 for the file itself.
     pub document: usize,
+    /// Line of the file, from 1, where it is known.
+    pub line: Option<usize>,
     /// The field, such as `spec.containers[0].image`, where one is to blame.
     pub field: Option<String>,
     /// What is wrong and what would be right.
     pub message: String,
+}
+
+impl ManifestProblem {
+    /// A problem with a whole file.
+    fn whole(file: &Path, message: impl Into<String>) -> Self {
+        Self { file: file.to_owned(), document: 0, line: None, field: None, message: message.into() }
+    }
+}
+
+impl fmt::Display for ManifestProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        match (self.document, self.line) {
+            (0, _) => {}
+            (document, Some(line)) => write!(f, ": document {document}, line {line}")?,
+            (document, None) => write!(f, ": document {document}")?,
+        }
+        match &self.field {
+            Some(field) => write!(f, ": {field}: {}", self.message),
+            None => write!(f, ": {}", self.message),
+        }
+    }
 }

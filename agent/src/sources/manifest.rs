@@ -1,0 +1,278 @@
+//! One file's bytes become objects and problems. Pure: what the file was called and what it held is all there is.
+
+use std::path::Path;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
+use serde::de::DeserializeOwned;
+
+use super::{ManifestProblem, defaults, identity, validate};
+use crate::names::{ObjectName, PodUid};
+use crate::yaml::{self, Kind, Mistake, Node};
+
+/// Larger files are refused: the kubelet's limit.
+pub(super) const LARGEST_FILE: u64 = 10 << 20;
+
+const KINDS: &[&str] = &["Pod", "ConfigMap", "Secret", "Service", "List"];
+
+/// One object of a file, checked, with its defaults.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Manifest {
+    /// Which document, from 1.
+    pub document: usize,
+    /// Line of the file where it begins; 0 where it is not known.
+    pub line: usize,
+    /// Its name.
+    pub name: ObjectName,
+    /// The object.
+    pub object: Object,
+}
+
+/// The kinds this agent runs on its own.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Object {
+    Pod(PodUid, Box<Pod>),
+    ConfigMap(ConfigMap),
+    Secret(Secret),
+    Service(Box<Service>),
+}
+
+impl Object {
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Pod(..) => "Pod",
+            Self::ConfigMap(_) => "ConfigMap",
+            Self::Secret(_) => "Secret",
+            Self::Service(_) => "Service",
+        }
+    }
+}
+
+/// What a file holds.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Content {
+    pub manifests: Vec<Manifest>,
+    pub problems: Vec<ManifestProblem>,
+}
+
+/// Reads a file's content; `file` is absolute, `node` is this node's name.
+pub(super) fn read(file: &Path, bytes: &[u8], node: &str) -> Content {
+    let mut content = Content::default();
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        content.problems.push(ManifestProblem::whole(file, "is not text: manifests are YAML or JSON in UTF-8"));
+        return content;
+    };
+    for (index, document) in yaml::documents(text).into_iter().enumerate() {
+        let place = Place { file, node, document: index + 1, within: String::new() };
+        match document {
+            Ok(root) => place.document(root, &mut content),
+            Err(broken) => content.problems.push(place.problem(broken.line, String::new(), broken.message)),
+        }
+    }
+    content
+}
+
+/// Where an object stands.
+struct Place<'a> {
+    file: &'a Path,
+    node: &'a str,
+    document: usize,
+    /// `items[3].` inside a List.
+    within: String,
+}
+
+impl Place<'_> {
+    fn problem(&self, line: usize, field: String, message: String) -> ManifestProblem {
+        let field = format!("{}{field}", self.within);
+        let field = field.trim_end_matches('.').to_owned();
+        ManifestProblem {
+            file: self.file.to_owned(),
+            document: self.document,
+            line: (line != 0).then_some(line),
+            field: (!field.is_empty()).then_some(field),
+            message,
+        }
+    }
+
+    fn document(&self, root: Node, content: &mut Content) {
+        match self.kind(&root) {
+            Ok("List") => self.list(root, content),
+            Ok(kind) => match self.object(kind, root) {
+                Ok(manifest) => content.manifests.push(manifest),
+                Err(problems) => content.problems.extend(problems),
+            },
+            Err(problem) => content.problems.push(problem),
+        }
+    }
+
+    fn kind(&self, root: &Node) -> Result<&'static str, ManifestProblem> {
+        let problem = |node: Option<&Node>, field: &str, message: String| {
+            Err(self.problem(node.map_or(root.line, |node| node.line), field.to_owned(), message))
+        };
+        if !matches!(root.kind, Kind::Map(_)) {
+            return problem(
+                None,
+                "",
+                "is no Kubernetes object; one begins with apiVersion: v1 and kind: Pod".to_owned(),
+            );
+        }
+        let known = validate::and(KINDS);
+        let node = root.get("kind");
+        let Some(kind) = node.and_then(Node::as_str).filter(|kind| !kind.is_empty()) else {
+            return problem(node, "kind", format!("is missing; supported are {known}"));
+        };
+        let Some(found) = KINDS.iter().find(|known| **known == kind) else {
+            let message = match KINDS.iter().find(|known| known.eq_ignore_ascii_case(kind)) {
+                Some(meant) => format!("{kind:?} is not known; did you mean {meant}?"),
+                None => format!("{kind:?} is not supported on its own yet; supported are {known}"),
+            };
+            return problem(node, "kind", message);
+        };
+        match root.get("apiVersion") {
+            Some(version) if version.as_str() == Some("v1") => Ok(found),
+            version => problem(version, "apiVersion", format!("must be v1 for kind {found}")),
+        }
+    }
+
+    fn list(&self, mut root: Node, content: &mut Content) {
+        let line = root.line;
+        let items = root.get_mut("items").map(|items| std::mem::replace(&mut items.kind, Kind::List(Vec::new())));
+        let Some(Kind::List(items)) = items else {
+            return content.problems.push(self.problem(
+                line,
+                "items".to_owned(),
+                "must be a list of objects".to_owned(),
+            ));
+        };
+        for (index, item) in items.into_iter().enumerate() {
+            let within = format!("{}items[{index}].", self.within);
+            // A List in a List is legal; the parser bounds how deep.
+            Place { within, ..*self }.document(item, content);
+        }
+    }
+
+    fn object(&self, kind: &'static str, mut root: Node) -> Result<Manifest, Vec<ManifestProblem>> {
+        let object = match kind {
+            "Pod" => self.pod(&mut root)?,
+            "ConfigMap" => {
+                one_line(root.get_mut("binaryData"));
+                let map: ConfigMap = self.decode(&root, false)?;
+                self.checked(&root, validate::config_map(&map))?;
+                Object::ConfigMap(with_namespace(map))
+            }
+            "Secret" => self.secret(&mut root)?,
+            _ => {
+                drop_field(&mut root, "status");
+                let mut service: Service = self.decode(&root, false)?;
+                defaults::service(&mut service);
+                self.checked(&root, validate::service(&service))?;
+                Object::Service(Box::new(service))
+            }
+        };
+        let meta = match &object {
+            Object::Pod(_, pod) => &pod.metadata,
+            Object::ConfigMap(map) => &map.metadata,
+            Object::Secret(secret) => &secret.metadata,
+            Object::Service(service) => &service.metadata,
+        };
+        let namespace = meta.namespace.clone().unwrap_or_default();
+        let name = ObjectName::new(namespace, meta.name.clone().unwrap_or_default());
+        Ok(Manifest { document: self.document, line: root.line, name, object })
+    }
+
+    fn pod(&self, root: &mut Node) -> Result<Object, Vec<ManifestProblem>> {
+        // A pod that was exported from a cluster brings its former life along.
+        drop_field(root, "status");
+        let mut pod: Pod = self.decode(root, false)?;
+        pod.metadata.uid = None;
+        let uid = identity::uid(&pod, self.node, self.file);
+        defaults::pod(&mut pod, self.node);
+        self.checked(root, validate::pod(&pod))?;
+        pod.metadata.uid = Some(uid.to_string());
+        let annotations = pod.metadata.annotations.get_or_insert_default();
+        annotations.insert("kubernetes.io/config.hash".to_owned(), uid.to_string());
+        annotations.insert("kubernetes.io/config.source".to_owned(), "file".to_owned());
+        Ok(Object::Pod(uid, Box::new(pod)))
+    }
+
+    fn secret(&self, root: &mut Node) -> Result<Object, Vec<ManifestProblem>> {
+        one_line(root.get_mut("data"));
+        let mut secret: Secret = self.decode(root, true)?;
+        let data = secret.data.get_or_insert_default();
+        for (key, value) in secret.string_data.take().into_iter().flatten() {
+            data.insert(key, k8s_openapi::ByteString(value.into_bytes()));
+        }
+        secret.type_.get_or_insert_with(|| "Opaque".to_owned());
+        self.checked(root, validate::secret(&secret))?;
+        Ok(Object::Secret(with_namespace(secret)))
+    }
+
+    fn decode<T: DeserializeOwned>(&self, root: &Node, secret: bool) -> Result<T, Vec<ManifestProblem>> {
+        let named = |mistake: Mistake| {
+            let message = base64_in_words(root, &mistake.field).map_or(mistake.message, ToOwned::to_owned);
+            self.problem(mistake.line, mistake.field, message)
+        };
+        yaml::decode(root, secret).map_err(|mistakes| mistakes.into_iter().map(named).collect())
+    }
+
+    fn checked(&self, root: &Node, found: Vec<(String, String)>) -> Result<(), Vec<ManifestProblem>> {
+        let named = |(field, message): (String, String)| self.problem(line_of(root, &field), field, message);
+        if found.is_empty() { Ok(()) } else { Err(found.into_iter().map(named).collect()) }
+    }
+}
+
+/// The decoder's words for bytes that are not base64 name a part of them; these do not.
+fn base64_in_words(root: &Node, field: &str) -> Option<&'static str> {
+    let bytes = field.split(['.', '[']).next()?;
+    let is_scalar = root.get(bytes).is_some_and(|map| matches!(map.kind, Kind::Map(_))) && field != bytes;
+    match (root.get("kind")?.as_str()?, bytes) {
+        ("Secret", "data") if is_scalar => Some("is not base64; plain text goes into stringData"),
+        ("ConfigMap", "binaryData") if is_scalar => Some("is not base64; plain text goes into data"),
+        _ => None,
+    }
+}
+
+fn with_namespace<T>(mut object: T) -> T
+where
+    T: k8s_openapi::Metadata<Ty = k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta>,
+{
+    object.metadata_mut().namespace.get_or_insert_with(|| "default".to_owned());
+    object
+}
+
+fn drop_field(root: &mut Node, field: &str) {
+    if let Kind::Map(entries) = &mut root.kind {
+        entries.retain(|(name, _)| name != field);
+    }
+}
+
+/// Base64 may be folded over several lines.
+fn one_line(map: Option<&mut Node>) {
+    let Some(Kind::Map(entries)) = map.map(|map| &mut map.kind) else { return };
+    for (_, value) in entries {
+        if let Kind::Text(text) | Kind::Plain(text) = &mut value.kind {
+            let folded: String = text.chars().filter(|c| !c.is_ascii_whitespace()).collect();
+            // What looks like a number or a word of YAML is base64 here.
+            value.kind = Kind::Text(folded);
+        }
+    }
+}
+
+/// The line of a field, or of the nearest thing around it that the document has.
+fn line_of(root: &Node, field: &str) -> usize {
+    let mut node = root;
+    for step in field.split(['.', '[']) {
+        let step = step.trim_end_matches(']');
+        let next = match &node.kind {
+            Kind::List(list) => step.parse::<usize>().ok().and_then(|index| list.get(index)),
+            _ => node.get(step),
+        };
+        match next {
+            Some(next) => node = next,
+            None => break,
+        }
+    }
+    node.line
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,99 @@
+//! What the API server would refuse, and what this agent does not have on its own: found before anything is started.
+
+mod container;
+mod image;
+mod names;
+mod objects;
+mod pod;
+mod probe;
+mod resources;
+mod security;
+mod volume;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
+
+/// What is wrong with one manifest, field by field.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    found: Vec<(String, String)>,
+}
+
+impl Report {
+    fn add(&mut self, field: impl Into<String>, message: impl Into<String>) {
+        self.found.push((field.into(), message.into()));
+    }
+
+    /// Adds when `fine` is not so.
+    fn check(&mut self, fine: bool, field: impl Into<String>, message: impl FnOnce() -> String) {
+        if !fine {
+            self.add(field, message());
+        }
+    }
+
+    /// A field that has to have one of a few values.
+    fn one_of(&mut self, value: Option<&String>, allowed: &[&str], field: impl Into<String>) {
+        if let Some(value) = value.filter(|value| !allowed.contains(&value.as_str())) {
+            self.add(field, format!("{value:?} must be {}", or(allowed)));
+        }
+    }
+
+    /// A feature that this agent does not have on its own.
+    fn refuse(&mut self, given: bool, field: impl Into<String>) {
+        self.check(!given, field, || "not supported on its own yet".to_owned());
+    }
+}
+
+/// `a, b or c`.
+pub(super) fn or(words: &[&str]) -> String {
+    match words {
+        [] => String::new(),
+        [one] => (*one).to_owned(),
+        [front @ .., last] => format!("{} or {last}", front.join(", ")),
+    }
+}
+
+/// `a, b and c`.
+pub(super) fn and(words: &[&str]) -> String {
+    match words {
+        [front @ .., last] if !front.is_empty() => format!("{} and {last}", front.join(", ")),
+        words => words.concat(),
+    }
+}
+
+/// Problems of a pod whose defaults are applied.
+pub(super) fn pod(pod: &Pod) -> Vec<(String, String)> {
+    let mut report = Report::default();
+    names::object(&pod.metadata, &mut report);
+    match &pod.spec {
+        Some(spec) => pod::spec(spec, &mut report),
+        None => report.add("spec", "is missing; it needs at least containers"),
+    }
+    report.found
+}
+
+/// Problems of a ConfigMap.
+pub(super) fn config_map(map: &ConfigMap) -> Vec<(String, String)> {
+    let mut report = Report::default();
+    names::object(&map.metadata, &mut report);
+    objects::config_map(map, &mut report);
+    report.found
+}
+
+/// Problems of a Secret whose `stringData` is merged. Values are never shown.
+pub(super) fn secret(secret: &Secret) -> Vec<(String, String)> {
+    let mut report = Report::default();
+    names::object(&secret.metadata, &mut report);
+    objects::secret(secret, &mut report);
+    report.found
+}
+
+/// Problems of a Service whose defaults are applied.
+pub(super) fn service(service: &Service) -> Vec<(String, String)> {
+    let mut report = Report::default();
+    names::object(&service.metadata, &mut report);
+    objects::service(service, &mut report);
+    report.found
+}
+
+#[cfg(test)]
+mod tests;
