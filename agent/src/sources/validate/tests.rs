@@ -13,12 +13,13 @@ fn check(spec: &str, want: Expect) {
 fn check_text(text: &str, want: Expect) {
     let content = read(Path::new("f"), text.as_bytes(), "n1");
     let lines: Vec<_> = content.problems.iter().map(|p| p.to_string().replacen("f: document 1, ", "", 1)).collect();
-    want.assert_eq(&(lines.join("\n") + "\n"));
+    let text = if lines.is_empty() { "fine".to_owned() } else { lines.join("\n") + "\n" };
+    want.assert_eq(&text);
 }
 
 #[test]
 fn a_plain_pod_is_fine() {
-    check("containers: [{name: c, image: busybox}]", expect!["\n"]);
+    check("containers: [{name: c, image: busybox}]", expect!["fine"]);
 }
 
 #[test]
