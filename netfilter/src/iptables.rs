@@ -14,7 +14,8 @@ mod transaction; // from one ruleset to the next
 pub use chain::{Chain, ChainName, Rule, Table};
 pub use dispatch::Dispatch;
 pub use fake::{Fake, Refused};
-pub use jumps::{JUMPS, Jump};
+pub(crate) use fixed::block_localnet;
+pub use jumps::{JUMPS, Jump, KUBELET_JUMPS};
 pub use ruleset::Ruleset;
 pub use save::Unreadable;
 pub use tables::{Tables, TablesError};

@@ -18,13 +18,14 @@ pub mod model; // services and endpoints as plain values
 mod name; // names that become comments and hashes
 mod select; // which endpoints a service port sends to
 
+pub mod apply; // into the kernel, through the iptables programs
 mod hash; // chain names
 pub mod iptables; // rules, rulesets and transactions of the iptables back end
 
 #[cfg(test)]
 mod testing;
 
+pub use crate::iptables::{Fake, Ruleset, Transaction};
 pub use config::{LocalTraffic, NodeConfig, NodePortAddresses};
-pub use iptables::{Fake, Ruleset, Transaction};
 pub use model::{Endpoint, Family, Model, Policy, Protocol, ServicePort};
 pub use name::{BadName, InterfaceName, ServicePortName};

@@ -5,3 +5,4 @@
 
 pub mod agent;
 pub mod pod_network;
+pub mod service_world;

@@ -46,6 +46,11 @@ impl Rule {
         &self.0
     }
 
+    /// The rule as words of a command line. Ours have no open quotes, so nothing is lost.
+    pub(crate) fn words(&self) -> Vec<String> {
+        super::save::words(self.as_str()).unwrap_or_default()
+    }
+
     /// Starts a rule that carries a comment.
     pub(crate) fn comment(text: impl fmt::Display) -> Draft {
         Draft::default().comment(text)

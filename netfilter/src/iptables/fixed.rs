@@ -71,7 +71,7 @@ fn forward(node: &NodeConfig) -> Vec<Rule> {
 }
 
 /// The same rule that the kubelet writes, so that both may.
-pub(super) fn block_localnet() -> Rule {
+pub(crate) fn block_localnet() -> Rule {
     Rule::comment("block incoming localnet connections")
         .matching("-d 127.0.0.0/8 ! -s 127.0.0.0/8 -m conntrack ! --ctstate RELATED,ESTABLISHED,DNAT")
         .jump("DROP")

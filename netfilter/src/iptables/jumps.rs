@@ -3,7 +3,7 @@
 //! They are not part of a ruleset: other programs own those chains too, so each jump is looked for and
 //! put in front if it is missing, one by one.
 
-use super::{Rule, Table};
+use super::{Rule, Table, Tables};
 use std::fmt;
 
 /// One jump from a built-in chain.
@@ -39,6 +39,9 @@ pub const JUMPS: [Jump; 14] = [
     filter("OUTPUT", "KUBE-FIREWALL", ""),
 ];
 
+/// The kubelet's own jumps, in the order in which it puts them in front.
+pub const KUBELET_JUMPS: [Jump; 2] = [filter("OUTPUT", "KUBE-FIREWALL", ""), filter("INPUT", "KUBE-FIREWALL", "")];
+
 const fn filter(from: &'static str, to: &'static str, comment: &'static str) -> Jump {
     Jump { table: Table::Filter, from, to, only_new: false, comment }
 }
@@ -55,6 +58,15 @@ impl Jump {
     /// The jump as a rule of the chain it leads from.
     pub fn rule(&self) -> Rule {
         Rule::bare().matching(&self.to_string()).without_target()
+    }
+
+    /// Those of [`JUMPS`] that a listing lacks, in order.
+    pub fn missing_from(tables: &Tables) -> Vec<Jump> {
+        let is_there = |jump: &Jump| {
+            let rules = tables.rules(jump.table, jump.from).unwrap_or_default();
+            jump.rule().saved(tables.family()).is_ok_and(|saved| rules.contains(&saved))
+        };
+        JUMPS.into_iter().filter(|jump| !is_there(jump)).collect()
     }
 
     /// Whether it belongs to the proxy alone. The kubelet has jumps to `KUBE-FIREWALL` too, so cleaning

@@ -73,7 +73,7 @@ fn changed_services<'a>(old: &'a Ruleset, new: &'a Ruleset) -> Vec<Changed<'a>> 
     changed.collect()
 }
 
-fn chains<'a>(rules: Option<&'a ServiceRules>) -> &'a [Chain] {
+fn chains(rules: Option<&ServiceRules>) -> &[Chain] {
     rules.map_or(&[], |rules| &rules.chains)
 }
 
