@@ -60,8 +60,9 @@ impl Bridge {
         let had_ports = self.leases.of(sandbox).is_some_and(|(_, lease)| !lease.ports.is_empty());
         // File operations of microseconds, here and below: a hop to another thread would cost more.
         let address = self.leases.reserve(sandbox, ports)?;
-        let has_rules = had_ports || !ports.is_empty();
-        match self.connect(sandbox, netns, address, has_rules).await {
+        let has_ports = had_ports || !ports.is_empty();
+        self.ports_changed.fetch_or(has_ports, Ordering::SeqCst);
+        match self.connect(sandbox, netns, address, has_ports).await {
             Ok(()) => Ok(self.attachment(sandbox, address)),
             Err(error) => {
                 if let Err(undo) = self.detach(sandbox).await {
@@ -77,8 +78,8 @@ impl Bridge {
     /// # Errors
     /// A step failed; the lease is then still there, and the call can be repeated.
     pub async fn detach(&self, sandbox: &SandboxId) -> Result<(), NetworkError> {
-        self.give_ports_back(&[sandbox]).await?;
-        self.links.remove_link(&names::host_link(&self.config.instance, sandbox)).await?;
+        let link = names::host_link(&self.config.instance, sandbox);
+        tokio::try_join!(self.give_ports_back(std::slice::from_ref(&sandbox)), self.removal.remove(&link))?;
         self.leases.release(sandbox)
     }
 
@@ -97,9 +98,7 @@ impl Bridge {
         let leases = self.leases.all();
         let unknown: Vec<_> = leases.values().map(|lease| &lease.sandbox).filter(|id| !known.contains(id)).collect();
         self.give_ports_back(&unknown).await?;
-        for sandbox in &unknown {
-            self.detach(sandbox).await?;
-        }
+        futures::future::try_join_all(unknown.iter().map(|sandbox| self.detach(sandbox))).await?;
         let links = self.remove_unknown_links(known).await?;
         Ok(Released { sandboxes: unknown.into_iter().cloned().collect(), links })
     }
@@ -109,7 +108,7 @@ impl Bridge {
         sandbox: &SandboxId,
         netns: OwnedFd,
         address: Ipv4Addr,
-        has_rules: bool,
+        has_ports: bool,
     ) -> Result<(), NetworkError> {
         let host = names::host_link(&self.config.instance, sandbox);
         let alias = names::link_alias(&self.config.instance, sandbox);
@@ -118,9 +117,9 @@ impl Bridge {
         self.add_pair(&pair).await?;
         let net = Ipv4Net::new_assert(address, self.range.net().prefix_len());
         let side = PodSide { address: net, gateway: self.gateway() };
-        tokio::try_join!(self.links.finish_port(&host, &alias), pod_netns::configure(sandbox, netns, side), async {
-            if has_rules { self.ensure_rules().await } else { Ok(()) }
-        },)?;
+        let ports = async { if has_ports { self.ensure_ports().await } else { Ok(()) } };
+        let pod = pod_netns::configure(sandbox, netns, side);
+        tokio::try_join!(self.links.finish_port(&host, &alias), pod, ports)?;
         Ok(())
     }
 
@@ -137,24 +136,26 @@ impl Bridge {
 
     /// The leases say so first: a rule that is set again after this moment is set without these ports.
     async fn give_ports_back(&self, sandboxes: &[&SandboxId]) -> Result<(), NetworkError> {
+        let mut had_ports = false;
         for sandbox in sandboxes {
             if self.leases.of(sandbox).is_some_and(|(_, lease)| !lease.ports.is_empty()) {
-                self.rules_are_stale.store(true, Ordering::SeqCst);
+                self.ports_changed.store(true, Ordering::SeqCst);
                 self.leases.drop_ports(sandbox)?;
+                had_ports = true;
             }
         }
-        self.ensure_rules_if_stale().await
+        // Plain pods pass by without waiting for a writer.
+        if self.ports_changed.load(Ordering::SeqCst) || had_ports { self.ensure_ports().await } else { Ok(()) }
     }
 
     async fn remove_unknown_links(&self, known: &BTreeSet<SandboxId>) -> Result<Vec<String>, NetworkError> {
         let expected: BTreeSet<_> = known.iter().map(|id| names::host_link(&self.config.instance, id)).collect();
         let survey = bridge::look(&self.links).await?;
         let links = survey.pod_links(&self.config.instance, Some(self.index));
-        let unknown: Vec<_> = links.map(|link| link.name.clone()).filter(|name| !expected.contains(name)).collect();
-        for name in &unknown {
-            self.links.remove_link(name).await?;
-        }
-        Ok(unknown)
+        let unknown: BTreeSet<_> =
+            links.map(|link| link.name.clone()).filter(|name| !expected.contains(name)).collect();
+        self.removal.remove_all(&unknown).await?;
+        Ok(unknown.into_iter().collect())
     }
 
     fn attachment(&self, sandbox: &SandboxId, address: Ipv4Addr) -> Attachment {

@@ -5,11 +5,20 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::Mutex;
 
 use crate::{
-    config::NetworkConfig, error::NetworkError, firewall, forwarding, leases::Leases, names, netlink::Links,
-    range::PodRange, rules, survey::Survey, sysctl,
+    config::NetworkConfig,
+    error::NetworkError,
+    firewall, forwarding,
+    leases::Leases,
+    names,
+    netlink::Links,
+    range::PodRange,
+    removal::Removal,
+    rules::{self, Table},
+    survey::Survey,
+    sysctl,
 };
 
 /// One agent's pod network, in the network namespace that [`Bridge::open`] was called in.
@@ -22,13 +31,14 @@ pub struct Bridge {
     pub(crate) config: NetworkConfig,
     pub(crate) range: PodRange,
     pub(crate) links: Links,
+    pub(crate) removal: Removal,
     pub(crate) leases: Leases,
     pub(crate) index: u32,
     pub(crate) mtu: u32,
-    /// Set while the kernel's rules may differ from what the leases say.
-    pub(crate) rules_are_stale: AtomicBool,
+    /// Set while the kernel's rules may lack a host port that the leases have, or the other way round.
+    pub(crate) ports_changed: AtomicBool,
     /// One writer of rules at a time, so that the last one writes the newest leases.
-    rules_turn: Mutex<()>,
+    written: Mutex<Written>,
 }
 
 impl Bridge {
@@ -45,9 +55,10 @@ impl Bridge {
         survey.check_range(range.net(), own)?;
         let leases = Leases::load(config.leases.clone(), range)?;
         let mtu = config.mtu.unwrap_or_else(|| survey.outer_mtu());
-        let (rules_are_stale, rules_turn) = (AtomicBool::new(true), Mutex::new(()));
+        let (ports_changed, written) = (AtomicBool::new(false), Mutex::default());
+        let removal = Removal::new(links.clone(), &config.instance);
         let mut bridge =
-            Self { config, range, links, leases, index: own.unwrap_or(0), mtu, rules_are_stale, rules_turn };
+            Self { config, range, links, removal, leases, index: own.unwrap_or(0), mtu, ports_changed, written };
         bridge.drop_leases_outside_range(&survey)?;
         match bridge.establish(&survey, own).await {
             Ok(()) => Ok(bridge),
@@ -66,29 +77,38 @@ impl Bridge {
     /// # Errors
     /// The tools failed, or a kernel parameter cannot be set.
     pub async fn ensure_rules(&self) -> Result<(), NetworkError> {
-        let turn = self.rules_turn.lock().await;
-        self.write_rules(&turn).await
+        let mut written = self.written.lock().await;
+        written.is_guarded = false;
+        self.write_rules(&mut written, |tables, _| tables).await
     }
 
-    /// As [`Bridge::ensure_rules`], without a process when the kernel has what the leases say.
-    pub(crate) async fn ensure_rules_if_stale(&self) -> Result<(), NetworkError> {
+    /// Brings the host ports' rules to what the leases say; runs nothing when they are.
+    pub(crate) async fn ensure_ports(&self) -> Result<(), NetworkError> {
         // The turn first: a writer that is still at work has already taken the mark away.
-        let turn = self.rules_turn.lock().await;
-        if self.rules_are_stale.load(Ordering::SeqCst) { self.write_rules(&turn).await } else { Ok(()) }
+        let mut written = self.written.lock().await;
+        if !self.ports_changed.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        self.write_rules(&mut written, rules::port_rules_only).await
     }
 
-    async fn write_rules(&self, _turn: &MutexGuard<'_, ()>) -> Result<(), NetworkError> {
+    async fn write_rules(
+        &self,
+        written: &mut Written,
+        choose: impl FnOnce(Vec<Table>, bool) -> Vec<Table>,
+    ) -> Result<(), NetworkError> {
         // The mark goes before the leases are read, so that a change in between sets it again; it comes back when this
         // fails or is dropped half-way.
-        self.rules_are_stale.store(false, Ordering::SeqCst);
-        let mut stale = StaleUnlessDone { mark: &self.rules_are_stale, is_done: false };
+        self.ports_changed.store(false, Ordering::SeqCst);
+        let mut mark = MarkUnlessDone { mark: &self.ports_changed, is_done: false };
         let leases = self.leases.all();
-        firewall::apply(&rules::ruleset(&self.config, &leases)).await?;
+        firewall::apply(&choose(rules::ruleset(&self.config, &leases), written.is_guarded)).await?;
         // After the rules: they hold the guard that makes it harmless.
         if self.index != 0 && rules::needs_loopback(&leases) {
             sysctl::ensure(&format!("net/ipv4/conf/{}/route_localnet", self.config.bridge), "1")?;
+            written.is_guarded = true;
         }
-        stale.is_done = true;
+        mark.is_done = true;
         Ok(())
     }
 
@@ -101,9 +121,8 @@ impl Bridge {
         firewall::remove(rules::every_table(&self.config)).await?;
         let survey = look(&self.links).await?;
         let bridge = survey.own_bridge(&self.config)?.map(|link| link.index);
-        for link in survey.pod_links(&self.config.instance, bridge) {
-            self.links.remove_link(&link.name).await?;
-        }
+        let pods = survey.pod_links(&self.config.instance, bridge).map(|link| link.name.clone());
+        self.removal.remove_all(&pods.collect()).await?;
         forwarding::give_back(&self.config, &self.links, bridge.is_some()).await?;
         self.leases.remove()
     }
@@ -114,7 +133,11 @@ impl Bridge {
 
     async fn establish(&mut self, survey: &Survey, own: Option<u32>) -> Result<(), NetworkError> {
         // Rules first: no packet takes a way that they are there to close, and a machine without them changes nothing.
-        self.ensure_rules().await?;
+        if own.is_some() {
+            self.ensure_rules().await?;
+        } else {
+            firewall::apply_first(&rules::ruleset(&self.config, &self.leases.all())).await?;
+        }
         self.index = self.ensure_link(own).await?;
         self.ensure_addresses(survey).await?;
         forwarding::enable(&self.config, &self.links, self.index, self.mtu).await?;
@@ -179,6 +202,13 @@ impl Bridge {
     }
 }
 
+/// What this process knows to stand in the kernel.
+#[derive(Debug, Default)]
+struct Written {
+    /// The guard in front of the loopback.
+    is_guarded: bool,
+}
+
 /// Reads everything that the survey is made of.
 pub(crate) async fn look(links: &Links) -> Result<Survey, NetworkError> {
     let (links, addresses, routes) = tokio::try_join!(links.links(), links.addresses(), links.routes())?;
@@ -186,12 +216,12 @@ pub(crate) async fn look(links: &Links) -> Result<Survey, NetworkError> {
 }
 
 /// Sets the mark when it is dropped before it is done.
-struct StaleUnlessDone<'a> {
+struct MarkUnlessDone<'a> {
     mark: &'a AtomicBool,
     is_done: bool,
 }
 
-impl Drop for StaleUnlessDone<'_> {
+impl Drop for MarkUnlessDone<'_> {
     fn drop(&mut self) {
         if !self.is_done {
             self.mark.store(true, Ordering::SeqCst);

@@ -22,16 +22,21 @@ const SAVE: &str = "iptables-save";
 /// Makes the kernel's rules these, as far as they are ours. One process when the jumps are in place, as they are after
 /// the first time; else the tables are listed once.
 pub(crate) async fn apply(tables: &[Table]) -> Result<(), NetworkError> {
-    let failed = |source| NetworkError::Firewall { doing: "setting the pod network's packet rules", source };
     match restore(&rules::transaction(tables, Jumps::Check)).await {
-        Ok(()) => Ok(()),
         // A missing jump, most likely. If it is something else it comes again.
-        Err(FirewallError::Refused { .. }) => {
-            let missing = Present::read(&run(SAVE, &[], "").await.map_err(failed)?).missing(tables);
-            restore(&rules::transaction(tables, Jumps::Add(&missing))).await.map_err(failed)
-        }
-        Err(error) => Err(failed(error)),
+        Err(FirewallError::Refused { .. }) => apply_first(tables).await,
+        done => done.map_err(not_set),
     }
+}
+
+/// As [`apply`] where the jumps are most likely missing.
+pub(crate) async fn apply_first(tables: &[Table]) -> Result<(), NetworkError> {
+    let missing = Present::read(&run(SAVE, &[], "").await.map_err(not_set)?).missing(tables);
+    restore(&rules::transaction(tables, Jumps::Add(&missing))).await.map_err(not_set)
+}
+
+fn not_set(source: FirewallError) -> NetworkError {
+    NetworkError::Firewall { doing: "setting the pod network's packet rules", source }
 }
 
 /// Removes whatever is there of these tables. Repeatable.

@@ -24,6 +24,7 @@ mod netlink;
 mod pod_netns;
 mod ports;
 mod range;
+mod removal;
 mod rules;
 mod survey;
 mod sysctl;

@@ -45,6 +45,12 @@ pub(crate) fn bridge_mac(instance: &Instance) -> [u8; 6] {
     [0x02, 0x4c, a, b, c, d]
 }
 
+/// Link group for links that are about to be removed, far from the small numbers that people use.
+pub(crate) fn removal_group(instance: &Instance) -> u32 {
+    let [a, b, c, ..] = hash(&[b"removal", instance.as_str().as_bytes()]).to_be_bytes();
+    u32::from_be_bytes([0x4c, a, b, c])
+}
+
 /// A pod's hardware address: locally administered, made of its address, so that a neighbour's cache entry stays true when
 /// the address is given to another pod.
 pub(crate) fn pod_mac(address: Ipv4Addr) -> [u8; 6] {

@@ -175,6 +175,25 @@ impl Links {
         none_if(attempt(format!("removing link {name}"), request.execute()).await, nix::Error::ENODEV).map(drop)
     }
 
+    /// Fine when the link does not exist.
+    pub(crate) async fn set_group(&self, name: &str, group: u32) -> Result<(), NetworkError> {
+        let message = LinkMessageBuilder::<LinkUnspec>::new()
+            .name(name)
+            .append_extra_attribute(LinkAttribute::Group(group))
+            .build();
+        let request = self.handle.link().change(message);
+        let doing = format!("putting link {name} into group {group}");
+        none_if(attempt(doing, request.execute()).await, nix::Error::ENODEV).map(drop)
+    }
+
+    /// Removes every link of the group in one step. Fine when there is none.
+    pub(crate) async fn remove_group(&self, group: u32) -> Result<(), NetworkError> {
+        let message =
+            LinkMessageBuilder::<LinkUnspec>::new().append_extra_attribute(LinkAttribute::Group(group)).build();
+        let request = self.handle.link().del_with_message(message);
+        none_if(attempt(format!("removing link group {group}"), request.execute()).await, nix::Error::ENODEV).map(drop)
+    }
+
     pub(crate) async fn set_loopback_up(&self) -> Result<(), NetworkError> {
         let message = LinkUnspec::new_with_index(LOOPBACK).up().build();
         attempt("setting the loopback up", self.handle.link().change(message).execute()).await

@@ -52,6 +52,11 @@ pub(crate) fn ruleset(config: &NetworkConfig, leases: &BTreeMap<Ipv4Addr, Lease>
     tables
 }
 
+/// The part of [`ruleset`] that a change of host ports changes. The guard's table is left out once it is known to stand.
+pub(crate) fn port_rules_only(tables: Vec<Table>, is_guarded: bool) -> Vec<Table> {
+    tables.into_iter().filter(|table| table.name == "nat" || (table.name == "raw" && !is_guarded)).collect()
+}
+
 /// Every table that may ever hold something of ours.
 pub(crate) fn every_table(config: &NetworkConfig) -> Vec<Table> {
     vec![loopback_guard(config), nat(config, &BTreeMap::new()), filter(config)]
