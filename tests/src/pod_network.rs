@@ -62,6 +62,12 @@ impl Netns {
         Ok(self.0.try_clone()?.into())
     }
 
+    /// A path to it that other processes can open while this one holds it.
+    #[must_use]
+    pub fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
+    }
+
     /// Runs something in a thread inside; sockets that it opens stay there.
     ///
     /// # Errors
@@ -202,9 +208,7 @@ impl Wire {
     pub fn new() -> Result<Self> {
         let (node, neighbour) = (Netns::new()?, Netns::new()?);
         node.ip("link add wan type veth peer name lan")?;
-        let lan = neighbour.fd()?;
-        let path = format!("/proc/{}/fd/{}", std::process::id(), lan.as_raw_fd());
-        node.ip(&format!("link set lan netns {path}"))?;
+        node.ip(&format!("link set lan netns {}", neighbour.path()))?;
         for (netns, link, address) in [(&node, "wan", NODE), (&neighbour, "lan", NEIGHBOUR)] {
             netns.ip(&format!("address add {address}/24 dev {link}"))?;
             netns.ip(&format!("link set {link} up"))?;
