@@ -83,6 +83,16 @@ impl Cgroups {
         put(&directory.join("freezer.state"), if frozen { "FROZEN" } else { "THAWED" })
     }
 
+    /// Has every process in the group and below come to rest since it was asked to freeze?
+    pub fn is_frozen(&self, path: &CgroupPath) -> bool {
+        if let Some(root) = &self.unified {
+            let text = fs::read_to_string(path.below(root).join("cgroup.events")).unwrap_or_default();
+            return super::stats::keyed(&text, "frozen") == Some(1);
+        }
+        let file = self.directory_of("freezer", path).map(|directory| directory.join("freezer.state"));
+        file.and_then(|file| fs::read_to_string(file).ok()).is_some_and(|text| text.trim() == "FROZEN")
+    }
+
     /// Sends SIGKILL to every process in the group and below. Returns how many there were; they may still be ending.
     ///
     /// # Errors
