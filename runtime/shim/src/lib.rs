@@ -10,3 +10,6 @@ pub mod plan;
 pub mod wire;
 
 pub use codec::DecodeError;
+
+/// The executable of the pause, about a kilobyte. The shim starts it itself; see [`plan::Launch::args`].
+pub static PAUSE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/pause"));
