@@ -269,7 +269,8 @@ pub(crate) fn contents(log: &str) -> String {
         let tag = parts.nth(2).unwrap_or_default();
         format!("{}{}", parts.next().unwrap_or_default(), if tag == "P" { "" } else { "\n" })
     };
-    log.lines().map(content).collect()
+    // Not `lines`: a terminal's carriage returns belong to the content.
+    log.split_terminator('\n').map(content).collect()
 }
 
 /// Returns when the condition holds; asks again after each change of a file (or its directory).
