@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use cri_proto::v1::AuthConfig;
 
 /// One way to log in to a registry. `Debug` shows which, never the secret.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Credentials {
     /// User and password, sent to the registry (basic) or to its token server (bearer).
     Basic {

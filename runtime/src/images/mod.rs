@@ -19,6 +19,7 @@ mod import;
 mod layers;
 mod manifest;
 mod progress;
+mod pull;
 mod reference;
 mod registry;
 mod snapshot;

@@ -114,6 +114,15 @@ impl ImageRef {
         format!("{}/{}", self.host, self.path)
     }
 
+    /// What a registry is asked for: the digest, else the tag.
+    pub(crate) fn selector(&self) -> &str {
+        match (&self.digest, &self.tag) {
+            (Some(digest), _) => digest.as_str(),
+            (None, Some(tag)) => tag,
+            (None, None) => DEFAULT_TAG,
+        }
+    }
+
     /// The same repository at this digest and without a tag.
     pub(crate) fn at_digest(&self, digest: Digest) -> Self {
         Self { host: self.host.clone(), path: self.path.clone(), tag: None, digest: Some(digest) }

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::images::error::ErrorKind;
 
@@ -48,6 +49,8 @@ pub enum RegistryError {
         address: String,
         /// The HTTP status.
         status: u16,
+        /// How long it asks to be left alone.
+        retry_after: Option<Duration>,
         /// Its own words, in brackets, or empty.
         message: String,
     },
@@ -74,10 +77,65 @@ impl RegistryError {
         match self {
             Self::Denied { .. } => ErrorKind::Denied,
             Self::NotFound { .. } => ErrorKind::NotFound,
-            Self::Unreachable { .. } | Self::Broken { .. } | Self::Status { status: 408 | 429 | 500.., .. } => {
-                ErrorKind::Unavailable
-            }
+            Self::Unreachable { .. } | Self::Broken { .. } => ErrorKind::Unavailable,
+            Self::Status { status, .. } if is_passing(*status) => ErrorKind::Unavailable,
             Self::Hosts { .. } | Self::Status { .. } | Self::BadAnswer { .. } => ErrorKind::Internal,
         }
+    }
+
+    /// How long to wait before the same request may succeed; `None` when it will not.
+    pub(super) fn wait_before_retry(&self, tries: u32) -> Option<Duration> {
+        // 0.5, 1, 2 … s: what a restart of a server behind a balancer takes.
+        let own = Duration::from_millis(500) * 2u32.saturating_pow(tries.min(5));
+        match self {
+            Self::Unreachable { source, .. } if is_refusal_of_tls(source.as_ref()) => None,
+            Self::Unreachable { .. } | Self::Broken { .. } => Some(own),
+            // More than ten seconds is for the kubelet's own back-off, which tells the user what it waits for.
+            Self::Status { status, retry_after, .. } if is_passing(*status) => {
+                Some(retry_after.unwrap_or(own).min(Duration::from_secs(10)))
+            }
+            _ => None,
+        }
+    }
+}
+
+fn is_passing(status: u16) -> bool {
+    matches!(status, 408 | 429 | 500..=599)
+}
+
+/// A certificate that is not trusted now will not be in a second either.
+fn is_refusal_of_tls(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        if error.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(status: u16, after: Option<u64>) -> RegistryError {
+        let retry_after = after.map(Duration::from_secs);
+        RegistryError::Status { address: String::new(), status, retry_after, message: String::new() }
+    }
+
+    #[test]
+    fn only_what_may_pass_is_tried_again_and_never_after_long() {
+        let wait = |error: RegistryError, tries| error.wait_before_retry(tries).map(|wait| wait.as_millis());
+        assert_eq!(wait(status(503, None), 0), Some(500));
+        assert_eq!(wait(status(503, None), 2), Some(2000));
+        assert_eq!(wait(status(429, Some(3)), 0), Some(3000));
+        assert_eq!(wait(status(429, Some(3600)), 0), Some(10_000));
+        assert_eq!(wait(status(400, None), 0), None);
+        let tls = io::Error::new(io::ErrorKind::InvalidData, rustls::Error::DecryptError);
+        assert_eq!(wait(RegistryError::Unreachable { address: String::new(), source: tls.into() }, 0), None);
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+        assert_eq!(wait(RegistryError::Unreachable { address: String::new(), source: refused.into() }, 1), Some(1000));
     }
 }
