@@ -1,4 +1,4 @@
-//! Transactions and jumps into the kernel, through the iptables programs.
+//! Transactions and jumps into the kernel, through the iptables programs or nft.
 //!
 //! Every call starts processes and waits for them, with a deadline: call it where waiting is allowed.
 //! Calls of one address family must come one after the other, as kube-proxy's do: the programs lock each
@@ -13,11 +13,13 @@ mod chains; // single chains: canaries, and what the kubelet makes
 mod find; // which of the installed programs is the right one
 mod jumps; // from the kernel's own chains into ours
 mod lock; // for programs that cannot wait for each other
+mod nftables; // the same for the nftables back end
 mod refusal; // which line the kernel did not like
 mod run; // one process, with a deadline
 mod version; // what a program can do
 
 pub use chains::{KUBELET_CANARY, PROXY_CANARY};
+pub use nftables::Nft;
 pub use version::Version;
 
 /// How long a transaction may take. 10,000 services from nothing take 6 s on an idle machine.

@@ -54,6 +54,9 @@ pub struct NodeConfig {
     pub conntrack_liberal: bool,
     /// The nfacct counters exist. A rule that names a missing one would be refused.
     pub nfacct: bool,
+    /// From where the cluster takes its cluster IPs. Only the nftables back end looks at it: packets for
+    /// addresses in there that no service has are dropped.
+    pub service_ranges: Vec<IpNet>,
     /// Above this many endpoints the rules of endpoints carry no comments. Upstream's figure is 1000.
     pub large_cluster_threshold: usize,
 }
@@ -73,6 +76,7 @@ impl Default for NodeConfig {
             random_fully: true,
             conntrack_liberal: false,
             nfacct: false,
+            service_ranges: Vec::new(),
             large_cluster_threshold: 1000,
         }
     }

@@ -20,7 +20,8 @@ mod select; // which endpoints a service port sends to
 
 pub mod apply; // into the kernel, through the iptables programs
 mod hash; // chain names
-pub mod iptables; // rules, rulesets and transactions of the iptables back end
+pub mod iptables;
+pub mod nft; // the same for the nftables back end // rules, rulesets and transactions of the iptables back end
 
 #[cfg(test)]
 mod testing;

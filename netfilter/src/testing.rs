@@ -1,6 +1,7 @@
 //! Short ways to write services in tests.
 
 use crate::*;
+use proptest::prelude::*;
 use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU16, NonZeroU32};
 
@@ -118,4 +119,46 @@ pub(crate) fn node() -> NodeConfig {
         local_traffic: LocalTraffic::Cidr("10.244.0.0/16".parse().unwrap()),
         ..NodeConfig::default()
     }
+}
+
+/// Up to five services with any mix of features, none clashing with another.
+pub(crate) fn any_services() -> impl Strategy<Value = Model> {
+    proptest::collection::vec(proptest::option::weighted(0.7, service_port()), 5).prop_map(|services| {
+        let mut model = Model::new(Family::V4);
+        for (index, service) in services.into_iter().enumerate() {
+            if let Some(service) = service {
+                model.insert(name(&format!("demo/s{index}")), at_place(service, index as u8));
+            }
+        }
+        model
+    })
+}
+
+/// Addresses and node ports of its own, so that services do not clash.
+fn at_place(mut service: ServicePort, index: u8) -> ServicePort {
+    let place = |base: &str| ip(&format!("{base}.{}", index + 1));
+    service.cluster_ip = place("10.96.0");
+    service.external_ips.iter_mut().for_each(|ip| *ip = place("203.0.113"));
+    service.load_balancer_ips.iter_mut().for_each(|ip| *ip = place("198.51.100"));
+    service.node_port = service.node_port.map(|number| port(number.get() + u16::from(index)));
+    service
+}
+
+fn service_port() -> impl Strategy<Value = ServicePort> {
+    let endpoints = proptest::sample::subsequence(vec!["10.244.0.1:80", "10.244.0.2:80", "10.244.0.3:80"], 0..=3);
+    let state = proptest::sample::select(vec!["", " local", " terminating", " local terminating", " unready"]);
+    let flags = proptest::collection::vec(any::<bool>(), 8);
+    (endpoints, state, flags).prop_map(|(endpoints, state, flags)| {
+        let mut service = service("10.96.0.1:80");
+        service.endpoints = endpoints.iter().map(|text| endpoint(&format!("{text}{state}"))).collect();
+        service.protocol = if flags[0] { Protocol::Udp } else { Protocol::Tcp };
+        service.node_port = flags[1].then(|| port(30000));
+        service.external_ips.extend(flags[2].then(|| ip("203.0.113.0")));
+        service.load_balancer_ips.extend(flags[3].then(|| ip("198.51.100.0")));
+        service.source_ranges.extend(flags[4].then(|| "192.0.2.0/24".parse::<ipnet::IpNet>().unwrap()));
+        service.internal_policy = if flags[5] { Policy::Local } else { Policy::Cluster };
+        service.external_policy = if flags[6] { Policy::Local } else { Policy::Cluster };
+        service.affinity_seconds = flags[7].then_some(NonZeroU32::MIN);
+        service
+    })
 }

@@ -6,8 +6,9 @@ use std::num::NonZeroU16;
 use std::os::fd::AsRawFd as _;
 
 use anyhow::{Context as _, Result};
-use netfilter::apply::Iptables;
+use netfilter::apply::{Iptables, Nft};
 use netfilter::iptables::{JUMPS, Tables};
+use netfilter::nft;
 use netfilter::{
     Endpoint, Family, LocalTraffic, Model, NodeConfig, Protocol, Ruleset, ServicePort, ServicePortName, Transaction,
 };
@@ -17,6 +18,13 @@ use crate::pod_network::{NEIGHBOUR, NODE, Netns, Wire};
 /// Addresses that lead to the node from outside: service addresses and those of load balancers.
 const ROUTED: [&str; 2] = ["10.96.0.0/16", "203.0.113.0/24"];
 
+/// How rules get into the kernel, and what is there.
+#[derive(Debug)]
+enum Programs {
+    Iptables(Iptables, Ruleset),
+    Nft(Nft, nft::Ruleset),
+}
+
 /// Node, neighbour and pods.
 #[derive(Debug)]
 pub struct World {
@@ -25,9 +33,8 @@ pub struct World {
     /// Somebody outside, 192.0.2.2, to whom the node is the way to services.
     pub neighbour: Netns,
     pods: BTreeMap<u8, Netns>,
-    iptables: Iptables,
+    programs: Programs,
     config: NodeConfig,
-    ruleset: Ruleset,
 }
 
 impl World {
@@ -36,7 +43,15 @@ impl World {
     /// # Errors
     /// The system refuses.
     pub fn new() -> Result<Self> {
-        Self::prepared("true")
+        Self::prepared("true", iptables)
+    }
+
+    /// The same with a table of nftables.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn with_nftables() -> Result<Self> {
+        Self::prepared("true", |_| Ok(Programs::Nft(Nft::find()?, nft::Ruleset::empty(Family::V4))))
     }
 
     /// The same with the older tables, chosen by the mark that a kubelet would have left there.
@@ -44,10 +59,10 @@ impl World {
     /// # Errors
     /// The system refuses.
     pub fn with_legacy_tables() -> Result<Self> {
-        Self::prepared("iptables-legacy -t mangle -N KUBE-IPTABLES-HINT")
+        Self::prepared("iptables-legacy -t mangle -N KUBE-IPTABLES-HINT", iptables)
     }
 
-    fn prepared(command: &str) -> Result<Self> {
+    fn prepared(command: &str, find: fn(&Netns) -> Result<Programs>) -> Result<Self> {
         let Wire { node, neighbour } = Wire::new()?;
         node.command("sh", &["-c", command])?;
         node.set_sysctl("net/ipv4/ip_forward", "1")?;
@@ -66,11 +81,12 @@ impl World {
             node_ips: vec![NODE.parse()?],
             ..NodeConfig::default()
         };
-        let iptables = node.run(|| Iptables::find(Family::V4))??;
-        let ruleset = Ruleset::empty(Family::V4);
-        let mut world = Self { node, neighbour, pods: BTreeMap::new(), iptables, config, ruleset };
+        let programs = find(&node)?;
+        let mut world = Self { node, neighbour, pods: BTreeMap::new(), programs, config };
         world.program(&Model::new(Family::V4))?;
-        world.node.run(|| world.iptables.ensure_jumps(&JUMPS))??;
+        if let Programs::Iptables(iptables, _) = &world.programs {
+            world.node.run(|| iptables.ensure_jumps(&JUMPS))??;
+        }
         Ok(world)
     }
 
@@ -112,10 +128,21 @@ impl World {
     /// # Errors
     /// The kernel refuses.
     pub fn program(&mut self, model: &Model) -> Result<()> {
-        let next = self.ruleset.next(model, &self.config);
-        let transaction = Transaction::between(&self.ruleset, &next);
-        self.node.run(|| self.iptables.restore(&transaction))?.with_context(|| transaction.text())?;
-        self.ruleset = next;
+        let (node, config) = (&self.node, &self.config);
+        match &mut self.programs {
+            Programs::Iptables(iptables, ruleset) => {
+                let next = ruleset.next(model, config);
+                let transaction = Transaction::between(ruleset, &next);
+                node.run(|| iptables.restore(&transaction))?.with_context(|| transaction.text())?;
+                *ruleset = next;
+            }
+            Programs::Nft(nft, ruleset) => {
+                let next = ruleset.next(model, config);
+                let transaction = nft::Transaction::between(ruleset, &next);
+                node.run(|| nft.restore(&transaction))?.with_context(|| transaction.text())?;
+                *ruleset = next;
+            }
+        }
         Ok(())
     }
 
@@ -127,22 +154,40 @@ impl World {
         self.program(&model(vec![("demo/web", service)])?)
     }
 
-    /// What the kernel holds.
+    /// What the kernel holds, for iptables.
     ///
     /// # Errors
     /// It cannot be listed.
     pub fn tables(&self) -> Result<Tables> {
-        Ok(self.node.run(|| self.iptables.save(None))??)
+        Ok(self.node.run(|| self.iptables().save(None))??)
     }
 
-    /// What the kernel was told last.
+    /// What the kernel was told last, for iptables.
     pub fn ruleset(&self) -> &Ruleset {
-        &self.ruleset
+        self.with_iptables().1
     }
 
-    /// The programs that tell it.
+    /// The programs that tell it, for iptables.
     pub fn iptables(&self) -> &Iptables {
-        &self.iptables
+        self.with_iptables().0
+    }
+
+    fn with_iptables(&self) -> (&Iptables, &Ruleset) {
+        match &self.programs {
+            Programs::Iptables(iptables, ruleset) => (iptables, ruleset),
+            Programs::Nft(..) => panic!("this world has no iptables"),
+        }
+    }
+
+    /// What the kernel was told last, and the program that tells it, for nftables.
+    ///
+    /// # Panics
+    /// In a world of iptables.
+    pub fn nftables(&self) -> (&Nft, &nft::Ruleset) {
+        match &self.programs {
+            Programs::Nft(nft, ruleset) => (nft, ruleset),
+            Programs::Iptables(..) => panic!("this world has no nftables"),
+        }
     }
 
     /// What the neighbour hears over TCP when it asks from one of its addresses.
@@ -157,6 +202,11 @@ impl World {
         self.neighbour.ip(&format!("route replace {ip}/32 via {NODE} src {source}"))?;
         self.neighbour.ask_tcp(address)
     }
+}
+
+fn iptables(node: &Netns) -> Result<Programs> {
+    let iptables = node.run(|| Iptables::find(Family::V4))??;
+    Ok(Programs::Iptables(iptables, Ruleset::empty(Family::V4)))
 }
 
 /// A model of service ports by name.

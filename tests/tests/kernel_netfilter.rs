@@ -6,13 +6,22 @@ use std::num::NonZeroU32;
 use anyhow::Result;
 use netfilter::apply::{ApplyError, Backend, KUBELET_CANARY, PROXY_CANARY};
 use netfilter::iptables::{JUMPS, Jump, Table, Tables};
+use netfilter::nft;
 use netfilter::{Fake, Family, Model, NodeConfig, Policy, Protocol, Ruleset, ServicePort, Transaction};
 use tests::pod_network::{NEIGHBOUR, Netns, can_run};
 use tests::service_world::{World, model, port, service};
 
 const CLUSTER_IP: &str = "10.96.0.10:80";
 
-/// Every test runs with both back ends.
+/// Packets must not notice which of the three ways the rules are written.
+fn on_all(test: impl Fn(World) -> Result<()>) {
+    if can_run() {
+        on_both(&test);
+        test(World::with_nftables().unwrap()).unwrap();
+    }
+}
+
+/// Both back ends of iptables.
 fn on_both(test: impl Fn(World) -> Result<()>) {
     if can_run() {
         test(World::new().unwrap()).unwrap();
@@ -39,7 +48,7 @@ fn the_back_end_with_the_kubelets_mark_is_found() {
 
 #[test]
 fn connections_spread_over_both_endpoints() {
-    on_both(|mut world| {
+    on_all(|mut world| {
         world.server(2, "a")?;
         world.server(3, "b")?;
         world.serve(service(CLUSTER_IP, &[2, 3])?)?;
@@ -53,7 +62,7 @@ fn connections_spread_over_both_endpoints() {
 
 #[test]
 fn a_pod_is_seen_as_itself_and_the_outside_as_the_node() {
-    on_both(|mut world| {
+    on_all(|mut world| {
         world.server(2, "a")?;
         world.serve(service(CLUSTER_IP, &[2])?)?;
         assert_eq!(world.pod(9)?.ask_tcp(CLUSTER_IP)?, "a 10.244.1.9");
@@ -65,7 +74,7 @@ fn a_pod_is_seen_as_itself_and_the_outside_as_the_node() {
 
 #[test]
 fn a_pod_reaches_itself_through_its_service() {
-    on_both(|mut world| {
+    on_all(|mut world| {
         let pod = world.server(2, "a")?;
         world.serve(service(CLUSTER_IP, &[2])?)?;
         assert_eq!(pod.ask_tcp(CLUSTER_IP)?, "a 10.244.1.1", "masqueraded, or the answer would not come back");
@@ -75,7 +84,7 @@ fn a_pod_reaches_itself_through_its_service() {
 
 #[test]
 fn a_service_without_endpoints_refuses_at_once() {
-    on_both(|mut world| {
+    on_all(|mut world| {
         let mut empty = service(CLUSTER_IP, &[])?;
         empty.node_port = Some(port(30080)?);
         world.serve(empty)?;
@@ -109,8 +118,28 @@ fn a_node_port_answers_on_every_address_and_on_localhost() {
 }
 
 #[test]
+fn a_node_port_of_nftables_answers_on_every_address_but_localhost() {
+    if !can_run() {
+        return;
+    }
+    let test = || -> Result<()> {
+        let mut world = World::with_nftables()?;
+        world.server(2, "a")?;
+        let mut web = service(CLUSTER_IP, &[2])?;
+        web.node_port = Some(port(30080)?);
+        world.serve(web)?;
+        assert_eq!(world.neighbour.ask_tcp("192.0.2.1:30080")?, "a 10.244.1.1");
+        assert_eq!(world.pod(9)?.ask_tcp("10.244.1.1:30080")?, "a 10.244.1.1");
+        assert_eq!(world.node.ask_tcp("192.0.2.1:30080")?, "a 10.244.1.1");
+        assert!(world.node.ask_tcp("127.0.0.1:30080").is_err());
+        Ok(())
+    };
+    test().unwrap();
+}
+
+#[test]
 fn a_client_keeps_its_endpoint_as_long_as_affinity_lasts() {
-    on_both(|mut world| {
+    on_all(|mut world| {
         world.server(2, "a")?;
         world.server(3, "b")?;
         let mut sticky = service(CLUSTER_IP, &[2, 3])?;
@@ -126,7 +155,7 @@ fn a_client_keeps_its_endpoint_as_long_as_affinity_lasts() {
 
 #[test]
 fn the_local_policy_keeps_the_source_address() {
-    on_both(|mut world| {
+    on_all(|mut world| {
         world.server(2, "a")?;
         let mut web = service(CLUSTER_IP, &[2])?;
         (web.node_port, web.external_policy) = (Some(port(30080)?), Policy::Local);
@@ -140,7 +169,7 @@ fn the_local_policy_keeps_the_source_address() {
 
 #[test]
 fn the_local_policy_is_silent_when_endpoints_are_elsewhere() {
-    on_both(|mut world| {
+    on_all(|mut world| {
         world.server(2, "a")?;
         let mut web = service(CLUSTER_IP, &[2])?;
         (web.node_port, web.external_policy) = (Some(port(30080)?), Policy::Local);
@@ -156,7 +185,7 @@ fn the_local_policy_is_silent_when_endpoints_are_elsewhere() {
 
 #[test]
 fn source_ranges_let_some_in_and_leave_others_out() {
-    on_both(|mut world| {
+    on_all(|mut world| {
         world.server(2, "a")?;
         let mut web = service(CLUSTER_IP, &[2])?;
         web.load_balancer_ips.push("203.0.113.5".parse()?);
@@ -170,7 +199,7 @@ fn source_ranges_let_some_in_and_leave_others_out() {
 
 #[test]
 fn udp_and_external_ips_work_too() {
-    on_both(|mut world| {
+    on_all(|mut world| {
         world.server(2, "a")?;
         let mut dns = service("10.96.0.10:53", &[2])?;
         dns.protocol = Protocol::Udp;
@@ -184,7 +213,7 @@ fn udp_and_external_ips_work_too() {
 
 #[test]
 fn traffic_follows_the_endpoints() {
-    on_both(|mut world| {
+    on_all(|mut world| {
         world.server(2, "a")?;
         world.server(3, "b")?;
         let client = world.pod(9)?;
@@ -324,4 +353,73 @@ fn jumps_and_canaries_can_be_made_any_number_of_times() {
         assert_eq!(tables.rules(Table::Filter, "INPUT").map(<[String]>::len), Some(4));
         Ok(())
     });
+}
+
+#[test]
+fn the_table_of_nftables_is_taken_over_replaced_and_removed() {
+    if !can_run() {
+        return;
+    }
+    let test = || -> Result<()> {
+        let mut world = World::with_nftables()?;
+        let listing = |world: &World| world.node.command("nft", &["list", "table", "ip", "kube-proxy"]);
+        // By name of chain, set and element: what is made anew moves to the end of a listing.
+        let sorted = |world: &World| -> Result<Vec<String>> {
+            let listing = listing(world)?.replace(",\n", "\n");
+            let mut lines: Vec<_> = listing.lines().map(|line| line.trim().replace("elements = {", "")).collect();
+            lines.iter_mut().for_each(|line| *line = line.trim_end_matches(" }").trim().to_owned());
+            lines.sort_unstable();
+            Ok(lines)
+        };
+        world.program(&model(every_kind()?)?)?;
+        let wanted = sorted(&world)?;
+        for damage in [
+            "flush chain ip kube-proxy services",
+            "flush map ip kube-proxy service-ips",
+            "add chain ip kube-proxy service-STALE",
+            "flush ruleset",
+        ] {
+            world.node.command("nft", &[damage])?;
+            let (nft, ruleset) = world.nftables();
+            let repair = match world.node.run(|| nft.found(Family::V4))?? {
+                Some(found) => nft::Transaction::takeover(&found, ruleset),
+                None => nft::Transaction::between(&nft::Ruleset::empty(Family::V4), ruleset),
+            };
+            world.node.run(|| nft.restore(&repair))??;
+            assert_eq!(sorted(&world)?, wanted, "{damage}");
+            world.node.run(|| nft.restore(&nft::Transaction::replacing(ruleset)))??;
+            assert_eq!(sorted(&world)?, wanted, "replaced after {damage}");
+        }
+        for rest in (0..4).rev().chain([4]) {
+            world.program(&model(every_kind()?[rest..].to_vec())?)?;
+        }
+        let (nft, ruleset) = world.nftables();
+        world.node.run(|| nft.restore(&nft::Transaction::between(ruleset, &nft::Ruleset::empty(Family::V4))))??;
+        world.node.run(|| nft.restore(&nft::Transaction::cleanup(Family::V4)))??;
+        assert!(listing(&world).is_err());
+        Ok(())
+    };
+    test().unwrap();
+}
+
+#[test]
+fn a_line_that_nft_refuses_is_named_with_its_service() {
+    if !can_run() {
+        return;
+    }
+    let test = || -> Result<()> {
+        let world = World::with_nftables()?;
+        let full = nft::Ruleset::render(&model(every_kind()?)?, &NodeConfig::default());
+        let without = full.next(&Model::new(Family::V4), &NodeConfig::default());
+        let (nft, _) = world.nftables();
+        match world.node.run(|| nft.restore(&nft::Transaction::between(&full, &without)))? {
+            Err(ApplyError::Refused { line, owner, .. }) => {
+                assert!(line.starts_with("delete element"), "{line}");
+                assert_eq!(owner.map(|owner| owner.to_string()).as_deref(), Some("demo/edge"));
+            }
+            other => panic!("{other:?}"),
+        }
+        Ok(())
+    };
+    test().unwrap();
 }

@@ -75,7 +75,7 @@ fn found(places: &Places) -> Option<Programs> {
     Some(Programs { iptables: program(&places[0])?, restore: program(&places[1])?, save: program(&places[2])? })
 }
 
-fn exists(program: &str) -> bool {
+pub(super) fn exists(program: &str) -> bool {
     if program.starts_with('/') {
         return Path::new(program).is_file();
     }

@@ -3,9 +3,9 @@
 use super::{ApplyError, Backend, SHORT_DEADLINE, SHORT_OUTPUT, run};
 use std::fmt;
 
-/// A version of iptables.
+/// A version of iptables or nft.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Version(u16, u16, u16);
+pub struct Version(pub(super) u16, pub(super) u16, pub(super) u16);
 
 impl Version {
     /// Rules can be looked for (`-C`) and the lock can be waited for (`-w`): older ones are not usable.
@@ -30,7 +30,7 @@ impl Version {
     }
 
     /// Finds `v1.8.9` in `iptables v1.8.9 (nf_tables)`.
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let word = text.split_whitespace().find_map(|word| word.strip_prefix('v'))?;
         let mut numbers = word.split('.').map(|number| number.parse().ok());
         Some(Self(numbers.next()??, numbers.next()??, numbers.next().flatten().unwrap_or(0)))
