@@ -1,6 +1,8 @@
 //! The bridge itself: made once per agent, adopted by the next one, removed at the very end.
 
 use std::{
+    collections::BTreeSet,
+    io,
     net::Ipv4Addr,
     sync::atomic::{AtomicBool, Ordering},
 };
@@ -9,6 +11,7 @@ use tokio::sync::Mutex;
 
 use crate::{
     config::NetworkConfig,
+    conntrack::{self, Wanted},
     error::NetworkError,
     firewall, forwarding,
     leases::Leases,
@@ -92,6 +95,19 @@ impl Bridge {
         self.write_rules(&mut written, rules::port_rules_only).await
     }
 
+    /// After the rules: lets UDP connections find their new way. The ports work for new ones without it.
+    pub(crate) async fn forget_stale_connections(&self, gone: BTreeSet<Ipv4Addr>) {
+        let wanted = Wanted::new(self.range, &self.leases.all(), gone);
+        if wanted.is_nothing() {
+            return;
+        }
+        let done = tokio::task::spawn_blocking(move || conntrack::forget_stale(&wanted)).await;
+        match done.map_err(io::Error::other).flatten() {
+            Ok(count) => tracing::debug!(count, "stale UDP connections forgotten"),
+            Err(error) => tracing::warn!(%error, "UDP connections from before a host port changed may go astray"),
+        }
+    }
+
     async fn write_rules(
         &self,
         written: &mut Written,
@@ -145,6 +161,7 @@ impl Bridge {
         if rules::needs_loopback(&self.leases.all()) {
             self.ensure_rules().await?;
         }
+        self.forget_stale_connections(BTreeSet::new()).await;
         Ok(())
     }
 
@@ -158,7 +175,7 @@ impl Bridge {
         let link = self.links.link(name).await?;
         link.map(|link| link.index).ok_or_else(|| NetworkError::Link {
             doing: format!("looking for the bridge {name} that was just made"),
-            source: std::io::ErrorKind::NotFound.into(),
+            source: io::ErrorKind::NotFound.into(),
         })
     }
 

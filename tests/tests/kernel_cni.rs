@@ -201,6 +201,25 @@ fn a_host_port_answers_from_everywhere() {
 }
 
 #[test]
+fn a_udp_client_that_never_pauses_follows_its_port_to_the_next_pod() {
+    on_a_node(async |world| {
+        let bridge = world.open().await?;
+        let ports = [port("", 8053, Protocol::Udp, 53)];
+        let client = world.wire.neighbour.udp_client(&format!("{NODE}:8053"))?;
+        // Before there is any pod: the node itself gets the question, and remembers.
+        ensure!(client.ask().is_err());
+        let first = attach(&bridge, "first", &ports).await?;
+        first.netns.serve_udp("0.0.0.0:53", "first")?;
+        said(client.ask(), format!("first {NEIGHBOUR}"), "the client, first")?;
+        bridge.detach(&first.id).await?;
+        ensure!(client.ask().is_err());
+        let second = attach(&bridge, "second", &ports).await?;
+        second.netns.serve_udp("0.0.0.0:53", "second")?;
+        said(client.ask(), format!("second {NEIGHBOUR}"), "the client, then")
+    });
+}
+
+#[test]
 fn a_host_port_that_is_bound_to_an_address_answers_there_only() {
     on_a_node(async |world| {
         let bridge = world.open().await?;
