@@ -245,3 +245,23 @@ impl Drop for MarkUnlessDone<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Agents run these on the worker threads of a runtime.
+    #[test]
+    fn every_call_can_be_spawned() {
+        fn can_be_spawned<F: Future + Send>(_: impl FnOnce(&'static Bridge) -> F) {}
+        can_be_spawned(|bridge| async move {
+            let (sandbox, netns) = ("one".parse().ok()?, crate::open_netns("/nowhere".as_ref()).ok()?);
+            bridge.attach(&sandbox, netns, &[]).await.ok()?;
+            bridge.detach(&sandbox).await.ok()?;
+            bridge.release_unknown(&BTreeSet::new()).await.ok()?;
+            bridge.ensure_rules().await.ok()?;
+            bridge.remove_all().await.ok()
+        });
+        can_be_spawned(|bridge| Bridge::open(bridge.config.clone()));
+    }
+}
