@@ -16,12 +16,17 @@ pub mod container;
 pub mod events;
 pub mod expand;
 pub mod fields;
+pub mod images;
 pub mod names;
 pub mod node;
 pub mod observe;
+pub mod pods;
 pub mod probes;
 pub mod quantity;
+pub mod resources;
 pub mod sources;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod view;
 pub mod volumes;
 pub mod yaml;

@@ -14,7 +14,6 @@
 mod attach;
 mod bridge;
 mod config;
-mod conntrack;
 mod error;
 mod firewall;
 mod forwarding;

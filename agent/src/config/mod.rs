@@ -79,6 +79,8 @@ pub struct Dns {
     pub resolv_conf: Option<PathBuf>,
     /// The node's own hosts file.
     pub hosts: PathBuf,
+    /// The node is part of a cluster: pods that miss its name servers are told so.
+    pub in_cluster: bool,
 }
 
 /// Waits and limits. The defaults are the kubelet's.
@@ -249,6 +251,7 @@ impl Draft {
                 cluster_dns: self.cluster_dns,
                 resolv_conf: self.resolv_conf,
                 hosts: "/etc/hosts".into(),
+                in_cluster: false,
             },
             cgroup_root: self.cgroup_root,
             timing: Timing {

@@ -1,19 +1,211 @@
 //! Joins the parts of the agent and owns their tasks.
 //!
 //! ```text
-//! Node::build(Config, Arc<dyn Runtime>, watch::Receiver<Arc<Desired>>, Recorder) -> Result<Node, NodeError>
+//! Node::build(Config, Seams, watch::Receiver<Arc<Desired>>, Recorder) -> Result<Node, NodeError>
 //!     // takes the lock (a second agent is told the first one's pid), adopts what runs, starts all tasks
 //! node.handle() -> Handle                     // Clone; for the command line and the agent's socket
 //! node.stop().await                           // the tasks end, the pods go on
-//!
-//! handle.views: PodViews                      // every pod with its status, whole, on every change
-//! handle.recorder: Recorder                   // events
-//! handle.runtime: Arc<dyn Runtime>            // logs, exec, stats
-//! handle.config: Arc<Config>
-//! handle.images: Images                       // pull(reference, credentials from the node) with the agent's limits
-//! handle.stop_pod(&ObjectName).await -> Result<(), NoSuchPod>   // returns when nothing of it is left
-//! handle.stop_all().await                     // every pod with its grace period, then everything it had; final
 //! ```
 //!
-//! `node::facts` checks the machine before anything is changed: `Facts::probe(&Config) -> Facts`,
-//! `problems(&Facts) -> Vec<Problem>` (each says what is missing and how to get it).
+//! `facts` checks the machine before anything is changed.
+
+mod cgroups;
+pub mod facts;
+mod lock;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use cri_proto::{Deadline, Runtime, RuntimeError, v1};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+
+use crate::config::Config;
+use crate::events::Recorder;
+use crate::fields::Allocatable;
+use crate::images::Images;
+use crate::names::ObjectName;
+use crate::observe;
+use crate::pods::memory::{Memory, MemoryError};
+use crate::pods::registry::{Ask, Registry};
+use crate::pods::seams::{CgroupError, HttpHooks, PodCgroups, PodProbes, PodVolumes};
+use crate::pods::tools::{Tools, Views};
+use crate::resources::cgroup_values;
+use crate::sources::Desired;
+use crate::view::PodViews;
+
+pub use cgroups::NodeCgroups;
+pub use lock::{Lock, LockError, take as take_lock};
+
+/// How long tasks may take to end before they are left behind.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// The rooms that a node is joined from.
+pub struct Seams {
+    /// Containers.
+    pub runtime: Arc<dyn Runtime>,
+    /// Volumes.
+    pub volumes: Arc<dyn PodVolumes>,
+    /// Pod cgroups.
+    pub cgroups: Arc<dyn PodCgroups>,
+    /// How cgroups are written here.
+    pub cgroup_facts: cgroup_values::Node,
+    /// Probes.
+    pub probes: Arc<dyn PodProbes>,
+    /// HTTP hooks.
+    pub hooks: Arc<dyn HttpHooks>,
+    /// What pods may use.
+    pub allocatable: Allocatable,
+}
+
+/// The node could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The runtime does not answer.
+    #[error("asking the container runtime who it is")]
+    Runtime(#[source] RuntimeError),
+    /// The runtime cannot say what it has.
+    #[error("finding the pods that run")]
+    Observe(#[from] observe::ObserveError),
+    /// What was remembered cannot be read.
+    #[error("finding the pods of a former run")]
+    Memory(#[from] MemoryError),
+    /// There are no cgroups.
+    #[error("preparing cgroups")]
+    Cgroups(#[from] CgroupError),
+    /// A directory could not be made.
+    #[error("making {}", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// The running parts.
+pub struct Node {
+    handle: Handle,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// What the command line and the agent's socket work with.
+#[derive(Clone)]
+pub struct Handle {
+    /// Every pod with its status, whole, on every change.
+    pub views: PodViews,
+    /// Events.
+    pub recorder: Recorder,
+    /// Logs, exec, stats.
+    pub runtime: Arc<dyn Runtime>,
+    /// Configuration.
+    pub config: Arc<Config>,
+    /// Pulls with the agent's bounds.
+    pub images: Images,
+    asks: mpsc::Sender<Ask>,
+}
+
+impl Handle {
+    /// Stops these pods with their grace periods; they stay away until their manifest changes. Returns when nothing of
+    /// them is left.
+    pub async fn stop_pods(&self, pods: Vec<ObjectName>) {
+        self.ask(|answer| Ask::Stop(pods, answer)).await;
+    }
+
+    /// Stops every pod with its grace period and starts none any more. Returns when nothing of them is left.
+    pub async fn stop_all(&self) {
+        self.ask(Ask::StopAll).await;
+    }
+
+    async fn ask(&self, ask: impl FnOnce(oneshot::Sender<()>) -> Ask) {
+        let (answer, answered) = oneshot::channel();
+        // An error on either side means that the node has stopped: there is nobody left to wait for.
+        if self.asks.send(ask(answer)).await.is_ok() {
+            let _ = answered.await;
+        }
+    }
+}
+
+impl Node {
+    /// Adopts what runs and starts all tasks. `desired` must hold the whole set from the start. Whoever calls holds
+    /// the [`Lock`] of these directories.
+    ///
+    /// # Errors
+    /// [`NodeError`]; nothing runs then.
+    pub async fn build(
+        config: Config,
+        seams: Seams,
+        mut desired: watch::Receiver<Arc<Desired>>,
+        recorder: Recorder,
+    ) -> Result<Self, NodeError> {
+        let config = Arc::new(config);
+        make_dirs(&config)?;
+        let runtime = Arc::clone(&seams.runtime);
+        let by = Deadline::within(config.timing.request);
+        let version = v1::VersionRequest { version: cri_proto::KUBELET_API_VERSION.to_owned() };
+        let version = runtime.version(version, by).await.map_err(NodeError::Runtime)?;
+        let views = Views::default();
+        let images = Images::new(Arc::clone(&runtime), config.parallel_pulls, config.timing.request);
+        let tools = Arc::new(Tools {
+            config: Arc::clone(&config),
+            runtime: Arc::clone(&runtime),
+            runtime_name: version.runtime_name,
+            volumes: seams.volumes,
+            cgroups: seams.cgroups,
+            probes: seams.probes,
+            hooks: seams.hooks,
+            images: images.clone(),
+            recorder: recorder.clone(),
+            views: views.clone(),
+            memory: Memory::new(config.dirs.pods()),
+            cgroup_facts: seams.cgroup_facts,
+            allocatable: seams.allocatable,
+        });
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let left = tools.memory.load_all()?;
+        let seen = observe::everything(runtime.as_ref(), config.timing.request).await?;
+        let mut registry = Registry::new(tools, stop.child_token());
+        let first = Arc::clone(&desired.borrow_and_update());
+        registry.adopt(first, left, &seen);
+        tasks.spawn(observe::follow(Arc::clone(&runtime), Arc::new(registry.ears()), stop.child_token()));
+        // Eight people at once are plenty; the ninth waits a moment.
+        let (asks, asked) = mpsc::channel(8);
+        tasks.spawn(registry.run(desired, asked));
+        let handle = Handle { views: views.listen(), recorder, runtime, config, images, asks };
+        Ok(Self { handle, tasks, stop })
+    }
+
+    /// For the command line and the agent's socket.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Ends the tasks; the pods go on.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(DRAIN, self.tasks.wait()).await.is_err() {
+            warn!(running = self.tasks.len(), "leaving work behind");
+        }
+    }
+}
+
+fn make_dirs(config: &Config) -> Result<(), NodeError> {
+    let dirs = &config.dirs;
+    let private = [(&dirs.root, 0o700), (&dirs.kubelet, 0o750), (&dirs.run, 0o700), (&dirs.logs, 0o755)];
+    for (path, mode) in private.into_iter().chain(dirs.log_links.iter().map(|links| (links, 0o755))) {
+        make_dir(path, mode)?;
+    }
+    make_dir(&dirs.pods(), 0o750)
+}
+
+fn make_dir(path: &Path, mode: u32) -> Result<(), NodeError> {
+    use std::os::unix::fs::DirBuilderExt;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(mode).create(path);
+    made.map_err(|source| NodeError::Directory { path: path.to_owned(), source })
+}

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::{Container, Observed, Sandbox, State, User};
 use crate::container::labels;
-use crate::names::PodUid;
+use crate::names::{ObjectName, PodUid};
 
 /// How many instances of one name are looked at: the newest gives the state, the one before it the last state.
 const EXAMINED: usize = 2;
@@ -146,7 +146,9 @@ fn sandbox_of(status: v1::PodSandboxStatus) -> Sandbox {
         .and_then(|linux| linux.namespaces)
         .and_then(|namespaces| namespaces.options)
         .map_or(v1::NamespaceMode::Pod as i32, |options| options.network);
+    let meta = status.metadata.clone().unwrap_or_default();
     Sandbox {
+        pod: ObjectName::new(meta.namespace, meta.name),
         attempt: status.metadata.as_ref().map_or(0, |meta| meta.attempt),
         created: time(status.created_at),
         ready: status.state == v1::PodSandboxState::SandboxReady as i32,

@@ -5,6 +5,8 @@ mod list;
 
 use jiff::Timestamp;
 
+use crate::names::ObjectName;
+
 pub use events::{Waker, follow};
 pub use list::{ObserveError, everything, pod};
 
@@ -22,6 +24,8 @@ pub struct Observed {
 pub struct Sandbox {
     /// The runtime's id.
     pub id: String,
+    /// The pod it was made for.
+    pub pod: ObjectName,
     /// Counts re-creations, from 0.
     pub attempt: u32,
     /// When it was made.

@@ -1,0 +1,7 @@
+//! Images for containers: pull policy, credentials, and pulls within bounds.
+
+mod credentials;
+mod pull;
+
+pub use credentials::{Keyring, keyring};
+pub use pull::{ImageError, Images, Policy, Pulled, with_default_tag};

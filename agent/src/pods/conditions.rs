@@ -1,0 +1,132 @@
+//! The conditions of a pod's status.
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ContainerStatus, PodCondition};
+
+use super::roles::Role;
+use super::status::{StatusInputs, has_good_sandbox, time};
+
+/// Who decides these; all others are kept from the former status.
+const OURS: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+
+/// True or false, and why.
+struct Truth {
+    holds: bool,
+    reason: Option<&'static str>,
+    message: Option<String>,
+}
+
+impl Truth {
+    fn plain(holds: bool) -> Self {
+        Self { holds, reason: None, message: None }
+    }
+
+    fn because(holds: bool, reason: &'static str, message: Option<String>) -> Self {
+        Self { holds, reason: Some(reason), message }
+    }
+}
+
+type Statuses = [(Role, ContainerStatus)];
+
+pub(super) fn all(
+    of: &StatusInputs<'_>,
+    phase: &str,
+    init: &Statuses,
+    regular: &Statuses,
+    now: Timestamp,
+) -> Vec<PodCondition> {
+    let containers = containers_ready(phase, init, regular);
+    let ready = ready(of, &containers);
+    let truths = [
+        Truth::plain(has_good_sandbox(of)),
+        initialized(of, phase, init, regular),
+        ready,
+        containers,
+        Truth::plain(true),
+    ];
+    let mut out: Vec<_> = OURS.into_iter().zip(truths).map(|(kind, truth)| condition(of, kind, truth, now)).collect();
+    let others = of.before.and_then(|before| before.conditions.as_ref()).into_iter().flatten();
+    out.extend(others.filter(|other| !OURS.contains(&other.type_.as_str())).cloned());
+    out
+}
+
+fn condition(of: &StatusInputs<'_>, kind: &str, truth: Truth, now: Timestamp) -> PodCondition {
+    let status = if truth.holds { "True" } else { "False" };
+    let former = former(of, kind).filter(|former| former.status == status);
+    PodCondition {
+        type_: kind.to_owned(),
+        status: status.to_owned(),
+        reason: truth.reason.map(str::to_owned),
+        message: truth.message,
+        last_transition_time: former.and_then(|former| former.last_transition_time.clone()).or_else(|| Some(time(now))),
+        observed_generation: of.inputs.pod.metadata.generation,
+        last_probe_time: None,
+    }
+}
+
+fn former<'a>(of: &StatusInputs<'a>, kind: &str) -> Option<&'a PodCondition> {
+    of.before?.conditions.as_ref()?.iter().find(|condition| condition.type_ == kind)
+}
+
+/// Go's `%v` of a list.
+fn listed(names: &[&str]) -> String {
+    format!("[{}]", names.join(" "))
+}
+
+fn initialized(of: &StatusInputs<'_>, phase: &str, init: &Statuses, regular: &Statuses) -> Truth {
+    if phase == "Succeeded" {
+        return Truth::because(true, "PodCompleted", None);
+    }
+    let begun = regular.iter().any(|(_, status)| status.container_id.is_some());
+    // Once true, always true: a sandbox that is made again initialises in silence.
+    if begun || former(of, "Initialized").is_some_and(|former| former.status == "True") {
+        return Truth::plain(true);
+    }
+    let open = init.iter().filter(|(role, status)| match role {
+        Role::Sidecar => status.started != Some(true),
+        _ => !status.ready,
+    });
+    let open: Vec<_> = open.map(|(_, status)| status.name.as_str()).collect();
+    if open.is_empty() {
+        return Truth::plain(true);
+    }
+    let message = format!("containers with incomplete status: {}", listed(&open));
+    Truth::because(false, "ContainersNotInitialized", Some(message))
+}
+
+fn containers_ready(phase: &str, init: &Statuses, regular: &Statuses) -> Truth {
+    match phase {
+        "Succeeded" => return Truth::because(false, "PodCompleted", None),
+        "Failed" => return Truth::because(false, "PodFailed", None),
+        _ => {}
+    }
+    let counted = init.iter().filter(|(role, _)| *role == Role::Sidecar).chain(regular);
+    let unready: Vec<_> = counted.filter(|(_, status)| !status.ready).map(|(_, s)| s.name.as_str()).collect();
+    if unready.is_empty() {
+        return Truth::plain(true);
+    }
+    let message = format!("containers with unready status: {}", listed(&unready));
+    Truth::because(false, "ContainersNotReady", Some(message))
+}
+
+fn ready(of: &StatusInputs<'_>, containers: &Truth) -> Truth {
+    if !containers.holds {
+        return Truth { holds: false, reason: containers.reason, message: containers.message.clone() };
+    }
+    let gates = of.inputs.pod.spec.as_ref().and_then(|spec| spec.readiness_gates.as_deref()).unwrap_or_default();
+    let closed: Vec<_> = gates.iter().filter_map(|gate| closed(of, &gate.condition_type)).collect();
+    if closed.is_empty() {
+        return Truth::plain(true);
+    }
+    Truth::because(false, "ReadinessGatesNotReady", Some(closed.join(", ")))
+}
+
+fn closed(of: &StatusInputs<'_>, gate: &str) -> Option<String> {
+    match former(of, gate) {
+        None => Some(format!("corresponding condition of pod readiness gate \"{gate}\" does not exist.")),
+        Some(condition) if condition.status == "True" => None,
+        Some(condition) => {
+            Some(format!("the status of pod readiness gate \"{gate}\" is not \"True\", but {}", condition.status))
+        }
+    }
+}

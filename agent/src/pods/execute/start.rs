@@ -1,0 +1,199 @@
+use std::fs;
+use std::io::{self, Read};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use cri_proto::{Kind, v1};
+use k8s_openapi::api::core::v1::Container;
+
+use super::setup::make_dir;
+use super::{Failed, Job, chain};
+use crate::container::env::{EnvInputs, env};
+use crate::container::hostname::hostname;
+use crate::container::hosts::hosts_file;
+use crate::container::mounts::{OwnFiles, Source, mounts, sub_path};
+use crate::container::{ContainerInputs, container_config, logs, on_host_network};
+use crate::events::EventType::{Normal, Warning};
+use crate::pods::roles;
+use crate::pods::step::Start;
+use crate::resources::cgroup_values;
+use crate::volumes::SubPath;
+
+/// The node's own hosts file may be long, but not this long.
+const HOSTS_MAX: u64 = 1 << 20;
+
+impl Job {
+    /// Makes and starts a container, and runs its postStart hook.
+    pub(super) async fn start(&self, start: Start) -> Result<(), Failed> {
+        let Some(member) = roles::member(self.pod(), &start.container) else {
+            return Err(Failed::new("CreateContainerConfigError", "the pod has no such container"));
+        };
+        if let Some(old) = &start.replaces {
+            self.discard(old).await?;
+        }
+        let restarts = start.restarts.unwrap_or_else(|| self.restarts_by_logs(&start.container));
+        let config = self.config(member.container, restarts).await.map_err(|text| self.refused(&start, text))?;
+        let id = self.create(&start, config).await?;
+        if self.ending.is_cancelled() {
+            return Ok(());
+        }
+        let request = v1::StartContainerRequest { container_id: id.clone() };
+        if let Err(error) = self.tools.runtime.start_container(request, self.tools.soon()).await {
+            return Err(self.failed(&start.container, "RunContainerError", error.to_string()));
+        }
+        self.tools.say_of(self.pod(), &start.container, Normal, "Started", "Container started");
+        self.link_log(&start.container, restarts, &id);
+        self.post_start(member.container, &id).await
+    }
+
+    async fn create(&self, start: &Start, config: v1::ContainerConfig) -> Result<String, Failed> {
+        let sandbox = self.sandbox_config(self.attempt, false).await;
+        let sandbox = sandbox.map_err(|text| self.refused(start, text))?;
+        let request = v1::CreateContainerRequest {
+            pod_sandbox_id: start.sandbox.clone(),
+            config: Some(config),
+            sandbox_config: Some(sandbox),
+        };
+        match self.tools.runtime.create_container(request, self.tools.soon()).await {
+            Ok(made) => {
+                self.tools.say_of(self.pod(), &start.container, Normal, "Created", "Container created");
+                Ok(made.container_id)
+            }
+            Err(error) => Err(self.failed(&start.container, "CreateContainerError", error.to_string())),
+        }
+    }
+
+    async fn discard(&self, id: &str) -> Result<(), Failed> {
+        let request = v1::RemoveContainerRequest { container_id: id.to_owned() };
+        match self.tools.runtime.remove_container(request, self.tools.soon()).await {
+            Err(error) if error.kind != Kind::NotFound => {
+                Err(Failed::new("CreateContainerError", format!("removing what was made before: {error}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn refused(&self, start: &Start, text: String) -> Failed {
+        self.failed(&start.container, "CreateContainerConfigError", text)
+    }
+
+    fn failed(&self, container: &str, reason: &'static str, text: String) -> Failed {
+        self.tools.say_of(self.pod(), container, Warning, "Failed", format!("Error: {text}"));
+        Failed::new(reason, text)
+    }
+
+    /// Everything that the runtime is told; files that the container mounts are written on the way.
+    async fn config(&self, container: &Container, restarts: u32) -> Result<v1::ContainerConfig, String> {
+        let (tools, pod) = (&self.tools, self.pod());
+        let image = self.image.clone().unwrap_or_default();
+        let env = env(&EnvInputs {
+            pod,
+            container,
+            objects: &self.want.within.objects,
+            allocatable: &tools.allocatable,
+            pod_ips: &self.ips,
+            host_ips: &tools.node_ips(),
+        })
+        .map_err(|error| chain(&error))?;
+        let sources = self.sources(container, |name| env.text(name)).await?;
+        let own = self.own_files(container).map_err(|error| format!("writing files for the container: {error}"))?;
+        let log_dir = logs::pod_dir(&tools.config.dirs.logs, pod).join(&container.name);
+        make_dir(&log_dir, 0o755).map_err(|error| format!("making the log directory: {error}"))?;
+        container_config(ContainerInputs {
+            pod,
+            container,
+            image: &image,
+            restarts,
+            env: &env,
+            mounts: mounts(container, &sources, &own),
+            resources: cgroup_values::container_resources(pod, container, &tools.cgroup_facts),
+            seccomp_profiles: &tools.config.dirs.seccomp(),
+        })
+        .map_err(|error| chain(&error))
+    }
+
+    async fn sources(
+        &self,
+        container: &Container,
+        lookup: impl Fn(&str) -> Option<String>,
+    ) -> Result<Vec<Source>, String> {
+        let volumes = self.volumes.clone().unwrap_or_default();
+        let mut sources = Vec::new();
+        for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
+            let volume = volumes.get(&mount.name).ok_or_else(|| {
+                format!("container {} mounts volume {:?}, which is not mounted", container.name, mount.name)
+            })?;
+            let wanted = sub_path(mount, &lookup).map_err(|error| error.to_string())?;
+            let host_path = match &wanted {
+                None => volume.host_path.clone(),
+                Some(path) => {
+                    let sub = SubPath { volume: &mount.name, container: &container.name, index, path };
+                    let made = self.tools.volumes.subpath(&self.uid, sub, &volumes).await;
+                    made.map_err(|error| error.to_string())?
+                }
+            };
+            sources.push(Source { host_path, read_only: volume.read_only, managed: volume.managed });
+        }
+        Ok(sources)
+    }
+
+    fn own_files(&self, container: &Container) -> io::Result<OwnFiles> {
+        let dir = self.tools.memory.dir(&self.uid);
+        let has_hosts = on_host_network(self.pod()) || !self.ips.is_empty();
+        let hosts = if has_hosts { Some(self.hosts(&dir)?) } else { None };
+        let messages = dir.join("containers").join(&container.name);
+        make_dir(&messages, 0o750)?;
+        Ok(OwnFiles { hosts, message: message_file(&messages)? })
+    }
+
+    /// Written in place: containers that run have this very file mounted.
+    fn hosts(&self, dir: &Path) -> io::Result<PathBuf> {
+        let config = &self.tools.config;
+        let name = hostname(self.pod(), &config.dns.cluster_domain).map_err(io::Error::other)?;
+        let node = if on_host_network(self.pod()) { read_capped(&config.dns.hosts)? } else { String::new() };
+        let text = hosts_file(self.pod(), &self.ips, &name, &node);
+        let path = dir.join("etc-hosts");
+        if fs::read(&path).ok().as_deref() != Some(text.as_bytes()) {
+            fs::write(&path, text)?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o644))?;
+        }
+        Ok(path)
+    }
+
+    fn restarts_by_logs(&self, container: &str) -> u32 {
+        let dir = logs::pod_dir(&self.tools.config.dirs.logs, self.pod()).join(container);
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        let names: Vec<_> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        logs::restarts_after(names.iter().map(String::as_str))
+    }
+
+    /// The legacy link is a courtesy to log collectors: without it the container runs all the same.
+    fn link_log(&self, container: &str, restarts: u32, id: &str) {
+        let dirs = &self.tools.config.dirs;
+        let Some(links) = &dirs.log_links else { return };
+        let log = logs::pod_dir(&dirs.logs, self.pod()).join(logs::relative(container, restarts));
+        let link = links.join(logs::link_name(self.pod(), container, id));
+        if let Err(error) = std::os::unix::fs::symlink(&log, &link) {
+            tracing::debug!(link = %link.display(), %error, "linking a container's log");
+        }
+    }
+}
+
+/// A fresh file that the container may write its last words to, whoever it runs as.
+fn message_file(dir: &Path) -> io::Result<PathBuf> {
+    let mut random = [0_u8; 4];
+    fs::File::open("/dev/urandom")?.read_exact(&mut random)?;
+    let path = dir.join(format!("{:08x}", u32::from_be_bytes(random)));
+    fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o666).open(&path)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o666))?;
+    Ok(path)
+}
+
+fn read_capped(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    match fs::File::open(path) {
+        Ok(file) => file.take(HOSTS_MAX).read_to_string(&mut text).map(|_| text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(text),
+        Err(error) => Err(error),
+    }
+}

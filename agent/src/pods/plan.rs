@@ -1,0 +1,214 @@
+//! Wanted + seen + now -> steps. Pure; nothing here waits or asks.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+
+use super::backoff::{Backoff, Limits, signed};
+use super::life::{Event, Life, Verdict};
+use super::roles::{self, Member, Role};
+use super::step::{Job, Progress, Step};
+use super::{containers, phase, sandbox, stop};
+use crate::observe::Observed;
+use crate::probes::ProbeResults;
+
+/// Everything that a decision depends on, besides the time.
+#[derive(Clone, Copy)]
+pub struct Inputs<'a> {
+    /// The pod as it should be.
+    pub pod: &'a Pod,
+    /// What the runtime has.
+    pub seen: &'a Observed,
+    /// What the probes say.
+    pub probes: &'a ProbeResults,
+    /// Where in its life the pod is.
+    pub life: &'a Life,
+    /// What is remembered across restarts of the agent.
+    pub kept: &'a Kept,
+    /// What is under way, there, or in trouble.
+    pub progress: &'a Progress,
+    /// Delays between restarts.
+    pub crash: Limits,
+}
+
+/// What is remembered across restarts of the agent, as far as decisions depend on it.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Kept {
+    /// `status.startTime`.
+    pub started: Option<Timestamp>,
+    /// Restart delays by container name.
+    pub crash: BTreeMap<String, Backoff>,
+    /// Pull delays by container name.
+    pub pulls: BTreeMap<String, Backoff>,
+    /// Ids of containers that were killed to be started again, whatever their exit code.
+    pub again: Vec<String>,
+}
+
+/// What to do now, what is waited for, and when to look again at the latest.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    /// Steps that can begin at once, all of them.
+    pub steps: Vec<Step>,
+    /// When time alone changes the plan.
+    pub wake: Option<Timestamp>,
+    /// Containers that wait for their restart delay: until when, and how long the delay is.
+    pub crash_loops: BTreeMap<String, CrashLoop>,
+}
+
+/// A container that waits for its restart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CrashLoop {
+    /// It is started then.
+    pub until: Timestamp,
+    /// The whole delay.
+    pub delay: Duration,
+    /// The instance that died.
+    pub dead: String,
+}
+
+impl Plan {
+    /// Adds a step unless its job is under way.
+    pub(super) fn step(&mut self, progress: &Progress, step: Step) {
+        let job = step.job();
+        if !progress.is_doing(&job) && !self.steps.iter().any(|planned| planned.job() == job) {
+            self.steps.push(step);
+        }
+    }
+
+    /// Looks again at `at` or sooner.
+    pub(super) fn wake(&mut self, at: Timestamp) {
+        self.wake = Some(self.wake.map_or(at, |wake| wake.min(at)));
+    }
+
+    /// A trouble holds a thing up until its retry; true once it may be tried again.
+    pub(super) fn may_try(&mut self, trouble: Option<&super::step::Trouble>, now: Timestamp) -> bool {
+        match trouble {
+            Some(trouble) if trouble.retry > now => {
+                self.wake(trouble.retry);
+                false
+            }
+            _ => true,
+        }
+    }
+}
+
+/// What happened to the pod by itself, if anything did: to be told to [`super::life::next`] before planning.
+pub fn judge(inputs: &Inputs<'_>, now: Timestamp) -> Option<Event> {
+    match inputs.life {
+        Life::Running => ended(inputs, now).map(|verdict| Event::Ended { verdict, by: grace(inputs.pod, now) }),
+        Life::Stopping { .. } => {
+            let quiet = !inputs.seen.anything_runs() && !inputs.progress.is_making();
+            quiet.then_some(Event::NothingRuns)
+        }
+        Life::Stopped { .. } => None,
+    }
+}
+
+fn ended(inputs: &Inputs<'_>, now: Timestamp) -> Option<Verdict> {
+    if deadline(inputs).is_some_and(|at| at <= now) {
+        return Some(Verdict {
+            succeeded: false,
+            reason: Some("DeadlineExceeded".to_owned()),
+            message: Some("Pod was active on the node longer than the specified deadline".to_owned()),
+        });
+    }
+    let busy = inputs.progress.doing.keys().any(|job| matches!(job, Job::Start(_)));
+    if busy {
+        return None;
+    }
+    phase::verdict(inputs)
+}
+
+/// When `activeDeadlineSeconds` are over.
+fn deadline(inputs: &Inputs<'_>) -> Option<Timestamp> {
+    let seconds = inputs.pod.spec.as_ref()?.active_deadline_seconds?;
+    let limit = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+    inputs.kept.started?.saturating_add(signed(limit)).ok()
+}
+
+/// When a stop that begins now has to be over.
+pub fn grace(pod: &Pod, now: Timestamp) -> Timestamp {
+    let seconds = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(30);
+    let deleted = pod.metadata.deletion_grace_period_seconds;
+    let seconds = u64::try_from(deleted.unwrap_or(seconds)).unwrap_or(0).max(1);
+    now.saturating_add(signed(Duration::from_secs(seconds))).unwrap_or(Timestamp::MAX)
+}
+
+/// What to do now.
+pub fn plan(inputs: &Inputs<'_>, now: Timestamp) -> Plan {
+    let mut plan = Plan::default();
+    match inputs.life {
+        Life::Running => running(&mut plan, inputs, now),
+        Life::Stopping { deadline, .. } => stop::stopping(&mut plan, inputs, *deadline, now),
+        Life::Stopped { left, .. } => {
+            if let Some(undo) = left.first()
+                && plan.may_try(inputs.progress.undo_trouble.as_ref(), now)
+            {
+                plan.step(inputs.progress, Step::Undo(*undo));
+            }
+        }
+    }
+    plan
+}
+
+fn running(plan: &mut Plan, inputs: &Inputs<'_>, now: Timestamp) {
+    if let Some(at) = deadline(inputs) {
+        plan.wake(at);
+    }
+    set_up(plan, inputs, now);
+    let members = roles::members(inputs.pod);
+    let joined = match sandbox::need(inputs, &members) {
+        sandbox::Need::Good(id) => Some(id),
+        sandbox::Need::Replace(attempt) => {
+            sandbox::replace(plan, inputs, attempt, now);
+            None
+        }
+        sandbox::Need::Nothing => {
+            stop::everything(plan, inputs, now);
+            return;
+        }
+    };
+    containers::keep(plan, inputs, &members, joined.as_deref(), now);
+    remains(plan, inputs, now);
+}
+
+fn set_up(plan: &mut Plan, inputs: &Inputs<'_>, now: Timestamp) {
+    let progress = inputs.progress;
+    if !plan.may_try(progress.volume_trouble.as_ref(), now) {
+        return;
+    }
+    if progress.volumes.is_none() {
+        plan.step(progress, Step::SetUp);
+    } else if progress.stale {
+        plan.step(progress, Step::Refresh);
+    }
+}
+
+/// Of each container one dead instance is kept, with its log; of sandboxes the newest.
+fn remains(plan: &mut Plan, inputs: &Inputs<'_>, now: Timestamp) {
+    if !plan.may_try(inputs.progress.undo_trouble.as_ref(), now) {
+        return;
+    }
+    let seen = inputs.seen;
+    let mut dead: BTreeMap<&str, u32> = BTreeMap::new();
+    for container in seen.containers.iter().filter(|container| !container.state.may_run()) {
+        let count = dead.entry(&container.name).or_default();
+        *count += 1;
+        if *count > 1 && !inputs.progress.is_doing(&Job::Start(container.name.clone())) {
+            let (id, name) = (container.id.clone(), container.name.clone());
+            plan.step(inputs.progress, Step::Remove { id, container: name, attempt: container.attempt });
+        }
+    }
+    for sandbox in seen.sandboxes.iter().skip(1).filter(|sandbox| !sandbox.ready) {
+        if !seen.containers.iter().any(|container| container.sandbox == sandbox.id) {
+            plan.step(inputs.progress, Step::RemoveSandbox { id: sandbox.id.clone() });
+        }
+    }
+}
+
+/// A container of the pod that runs, with its part.
+pub(super) fn is_regular(member: &Member<'_>) -> bool {
+    member.role == Role::Regular
+}

@@ -1,0 +1,282 @@
+//! Which pods have a worker: starts them, forgets finished ones, and passes wishes on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use super::life::Life;
+use super::mailbox::{Want, Wish};
+use super::memory::Remembered;
+use super::plan::grace;
+use super::tools::{Tools, object_name};
+use super::worker::{Ear, Worker};
+use crate::names::{ObjectName, PodUid};
+use crate::observe::{Observed, Waker};
+use crate::sources::Desired;
+
+/// The ears of all workers, for whoever hears of their pods.
+#[derive(Clone, Default)]
+pub struct Ears(Arc<Mutex<BTreeMap<PodUid, Arc<Ear>>>>);
+
+impl Ears {
+    fn with<T>(&self, use_it: impl FnOnce(&mut BTreeMap<PodUid, Arc<Ear>>) -> T) -> T {
+        use_it(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Waker for Ears {
+    fn wake(&self, pod: &PodUid) {
+        self.with(|ears| {
+            if let Some(ear) = ears.get(pod) {
+                ear.changed();
+            }
+        });
+    }
+
+    fn wake_all(&self) {
+        self.with(|ears| ears.values().for_each(|ear| ear.changed()));
+    }
+}
+
+/// What can be asked of the registry besides the set of wanted pods.
+pub enum Ask {
+    /// These pods end and stay away until their manifest changes; answered when nothing of them is left.
+    Stop(Vec<ObjectName>, oneshot::Sender<()>),
+    /// Every pod ends, and none is started any more; answered when nothing is left.
+    StopAll(oneshot::Sender<()>),
+}
+
+struct Entry {
+    name: ObjectName,
+    want: Want,
+    ending: bool,
+    task: Id,
+}
+
+/// Owns the workers.
+pub struct Registry {
+    tools: Arc<Tools>,
+    stop: CancellationToken,
+    ears: Ears,
+    pods: BTreeMap<PodUid, Entry>,
+    workers: JoinSet<()>,
+    desired: Arc<Desired>,
+    generation: u64,
+    /// Pods that were stopped by hand, as they were then.
+    held: BTreeMap<PodUid, Arc<Pod>>,
+    /// Nothing is started any more.
+    closed: bool,
+    waiting: Vec<(BTreeSet<PodUid>, oneshot::Sender<()>)>,
+}
+
+impl Registry {
+    /// No workers yet. They end with `stop`, their pods go on.
+    pub fn new(tools: Arc<Tools>, stop: CancellationToken) -> Self {
+        Self {
+            tools,
+            stop,
+            ears: Ears::default(),
+            pods: BTreeMap::new(),
+            workers: JoinSet::new(),
+            desired: Arc::default(),
+            generation: 0,
+            held: BTreeMap::new(),
+            closed: false,
+            waiting: Vec::new(),
+        }
+    }
+
+    /// Where to wake workers.
+    pub fn ears(&self) -> Ears {
+        self.ears.clone()
+    }
+
+    /// Takes over what a former run left: what is wanted goes on, the rest is ended. `desired` must be whole: with a
+    /// half-filled set, live pods would look like orphans.
+    pub fn adopt(&mut self, desired: Arc<Desired>, left: Vec<(PodUid, Remembered)>, seen: &BTreeMap<PodUid, Observed>) {
+        self.desired = Arc::clone(&desired);
+        for (uid, left) in left {
+            let wanted = desired.pods.get(&uid).cloned();
+            let pod = wanted.clone().unwrap_or_else(|| Arc::new(left.pod.clone()));
+            if pod.metadata.uid.as_deref() != Some(uid.as_str()) {
+                continue;
+            }
+            let by = grace(&pod, Timestamp::now());
+            info!(%uid, wanted = wanted.is_some(), "a pod of a former run");
+            self.start(&uid, pod, Some(left));
+            if wanted.is_none() {
+                self.end(&uid, by);
+            }
+        }
+        for (uid, seen) in seen {
+            if !self.pods.contains_key(uid) && !desired.pods.contains_key(uid) {
+                self.end_orphan(uid, seen);
+            }
+        }
+        self.reconcile();
+    }
+
+    /// A pod that only the runtime knows: there is no manifest to ask for its grace period.
+    fn end_orphan(&mut self, uid: &PodUid, seen: &Observed) {
+        let Some(sandbox) = seen.sandbox() else { return };
+        info!(%uid, name = %sandbox.pod, "a pod that nobody wants");
+        let mut pod = Pod { spec: Some(PodSpec::default()), ..Pod::default() };
+        pod.metadata.name = Some(sandbox.pod.name.clone());
+        pod.metadata.namespace = Some(sandbox.pod.namespace.clone());
+        pod.metadata.uid = Some(uid.to_string());
+        self.start(uid, Arc::new(pod), None);
+        let second = SignedDuration::from_secs(1);
+        self.end(uid, Timestamp::now().saturating_add(second).unwrap_or(Timestamp::MAX));
+    }
+
+    /// Follows the wanted set until `stop`.
+    pub async fn run(mut self, mut desired: watch::Receiver<Arc<Desired>>, mut asks: mpsc::Receiver<Ask>) {
+        let stop = self.stop.clone();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Ok(()) = desired.changed() => {
+                    let new = Arc::clone(&desired.borrow_and_update());
+                    self.follow(new);
+                }
+                Some(ask) = asks.recv() => self.asked(ask),
+                Some(ended) = self.workers.join_next_with_id(), if !self.workers.is_empty() => self.ended(&ended),
+            }
+        }
+        while self.workers.join_next().await.is_some() {}
+    }
+
+    fn follow(&mut self, new: Arc<Desired>) {
+        if new.objects != self.desired.objects {
+            self.generation += 1;
+        }
+        self.desired = new;
+        self.reconcile();
+    }
+
+    /// Ends what is not wanted, passes on what changed, starts what is new.
+    fn reconcile(&mut self) {
+        let desired = Arc::clone(&self.desired);
+        self.held.retain(|uid, pod| desired.pods.get(uid).is_some_and(|wanted| wanted == pod));
+        let unwanted = self.pods.iter().filter(|(uid, _)| !desired.pods.contains_key(*uid));
+        let unwanted: Vec<_> = unwanted.map(|(uid, entry)| (uid.clone(), Arc::clone(&entry.want.pod))).collect();
+        for (uid, pod) in unwanted {
+            self.end(&uid, grace(&pod, Timestamp::now()));
+        }
+        for (uid, pod) in &desired.pods {
+            if !self.closed && !self.held.contains_key(uid) {
+                self.want(uid, pod);
+            }
+        }
+    }
+
+    fn want(&mut self, uid: &PodUid, pod: &Arc<Pod>) {
+        let want = Want { pod: Arc::clone(pod), within: Arc::clone(&self.desired), generation: self.generation };
+        match self.pods.get_mut(uid) {
+            // It comes back once it is gone.
+            Some(entry) if entry.ending => {}
+            Some(entry) => {
+                let same = entry.want.pod == want.pod && entry.want.generation == want.generation;
+                entry.want = want.clone();
+                if !same {
+                    self.ears.with(|ears| ears.get(uid).map(|ear| ear.wish(Wish::Run(want))));
+                }
+            }
+            None => {
+                let name = object_name(pod);
+                // Two pods of one name share their logs and their address in people's minds: one after the other.
+                if !self.pods.values().any(|entry| entry.name == name) {
+                    self.start(uid, Arc::clone(pod), None);
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, uid: &PodUid, pod: Arc<Pod>, left: Option<Remembered>) {
+        let want = Want { pod, within: Arc::clone(&self.desired), generation: self.generation };
+        let name = object_name(&want.pod);
+        let ending = left.as_ref().is_some_and(
+            |left| matches!(&left.life, Life::Stopping { end, .. } | Life::Stopped { end, .. } if end.deleted),
+        );
+        let (worker, ear) = Worker::new(Arc::clone(&self.tools), uid.clone(), want.clone(), left);
+        self.ears.with(|ears| ears.insert(uid.clone(), ear));
+        let task = self.workers.spawn(worker.run(self.stop.clone())).id();
+        self.pods.insert(uid.clone(), Entry { name, want, ending, task });
+    }
+
+    fn end(&mut self, uid: &PodUid, by: Timestamp) {
+        let Some(entry) = self.pods.get_mut(uid) else { return };
+        if !entry.ending {
+            entry.ending = true;
+            self.ears.with(|ears| ears.get(uid).map(|ear| ear.wish(Wish::Stop { by })));
+        }
+    }
+
+    fn asked(&mut self, ask: Ask) {
+        let (pods, answer) = match ask {
+            Ask::Stop(names, answer) => {
+                let named = self.pods.iter().filter(|(_, entry)| names.contains(&entry.name));
+                (named.map(|(uid, _)| uid.clone()).collect::<BTreeSet<_>>(), answer)
+            }
+            Ask::StopAll(answer) => {
+                self.closed = true;
+                (self.pods.keys().cloned().collect(), answer)
+            }
+        };
+        for uid in &pods {
+            if let Some(pod) = self.pods.get(uid).map(|entry| Arc::clone(&entry.want.pod)) {
+                self.end(uid, grace(&pod, Timestamp::now()));
+                self.held.insert(uid.clone(), pod);
+            }
+        }
+        self.waiting.push((pods, answer));
+        self.answer();
+    }
+
+    fn ended(&mut self, ended: &Result<(Id, ()), JoinError>) {
+        let task = ended.as_ref().map_or_else(JoinError::id, |(id, ())| *id);
+        let Some(uid) = self.pods.iter().find(|(_, entry)| entry.task == task).map(|(uid, _)| uid.clone()) else {
+            return;
+        };
+        let entry = self.pods.remove(&uid);
+        self.ears.with(|ears| ears.remove(&uid));
+        if let (Err(error), Some(entry)) = (ended, entry) {
+            // One pod's worker must not take down the node: it starts again with what is on disk.
+            error!(%uid, %error, "a pod's worker broke off");
+            self.revive(&uid, entry);
+        }
+        self.reconcile();
+        self.answer();
+    }
+
+    fn revive(&mut self, uid: &PodUid, entry: Entry) {
+        let left = self.tools.memory.load_all().unwrap_or_default();
+        let left = left.into_iter().find(|(other, _)| other == uid).map(|(_, left)| left);
+        self.start(uid, entry.want.pod, left);
+        if entry.ending {
+            if let Some(entry) = self.pods.get_mut(uid) {
+                entry.ending = false;
+            }
+            self.end(uid, Timestamp::now());
+        }
+    }
+
+    fn answer(&mut self) {
+        let pods = &self.pods;
+        let (done, waiting) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition(|(uids, _)| !uids.iter().any(|uid| pods.contains_key(uid)));
+        self.waiting = waiting;
+        let done: Vec<(BTreeSet<PodUid>, oneshot::Sender<()>)> = done;
+        for (_, answer) in done {
+            // Whoever asked may have gone: the pods are stopped all the same.
+            let _ = answer.send(());
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Whole pods through the worker, with a runtime that behaves.
+
+mod stage;

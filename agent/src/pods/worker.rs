@@ -1,0 +1,435 @@
+//! One task per pod: wait, look, decide, tell, do. Every reason to wake does the same work.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::PodStatus;
+use tokio::sync::{Notify, watch};
+use tokio::task::{AbortHandle, Id, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, warn};
+
+use super::backoff::{self, Limits, signed};
+use super::execute::{self, Done};
+use super::life::{self, Event, Life};
+use super::mailbox::{Mailbox, Want, Wish};
+use super::memory::Remembered;
+use super::outcome;
+use super::plan::{self, Inputs, Kept, Plan};
+use super::probing::Told;
+use super::status::{self, StatusInputs};
+use super::step::{Job, Progress, Step};
+use super::tools::Tools;
+use crate::container::pod_name_for_messages;
+use crate::events::EventType;
+use crate::names::PodUid;
+use crate::observe::{self, Observed};
+use crate::pods::messages;
+use crate::probes::ProbeResults;
+use crate::view::PodView;
+
+/// The shortest sleep for a time that has come already: a plan that asks for the past must not spin.
+const TICK: Duration = Duration::from_millis(5);
+/// How soon a failed look at the runtime is repeated.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// A worker's ear: wishes and wake-ups go in from any task.
+#[derive(Default)]
+pub(super) struct Ear {
+    mailbox: Mutex<Mailbox>,
+    wake: Notify,
+    changed: AtomicBool,
+}
+
+impl Ear {
+    /// Adds a wish.
+    pub(super) fn wish(&self, wish: Wish) {
+        let mut mailbox = self.mailbox.lock().unwrap_or_else(PoisonError::into_inner);
+        *mailbox = std::mem::take(&mut *mailbox).put(wish);
+        drop(mailbox);
+        self.wake.notify_one();
+    }
+
+    /// Something may have changed in the runtime.
+    pub(super) fn changed(&self) {
+        self.changed.store(true, Ordering::Release);
+        self.wake.notify_one();
+    }
+
+    fn take(&self) -> Option<Wish> {
+        self.mailbox.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+pub(super) struct Worker {
+    tools: Arc<Tools>,
+    uid: PodUid,
+    ear: Arc<Ear>,
+    want: Want,
+    life: Life,
+    kept: Kept,
+    progress: Progress,
+    seen: Observed,
+    /// `seen` is what the runtime has: without it nothing is planned.
+    seen_is_true: bool,
+    status: Option<PodStatus>,
+    messages: BTreeMap<String, String>,
+    results: watch::Receiver<Arc<ProbeResults>>,
+    told: Told,
+    jobs: JoinSet<Done>,
+    running: HashMap<Id, (Job, AbortHandle)>,
+    ending: CancellationToken,
+    wanted: Instant,
+    started_in_ms: Option<u64>,
+    saved: Option<Remembered>,
+    said: BTreeMap<String, String>,
+    shown: Option<(PodStatus, Option<u64>, bool)>,
+}
+
+impl Worker {
+    /// A worker for a pod that is wanted, or was when the agent ended: then with what was remembered of it.
+    pub(super) fn new(tools: Arc<Tools>, uid: PodUid, want: Want, left: Option<Remembered>) -> (Self, Arc<Ear>) {
+        let ear = Arc::new(Ear::default());
+        let left = left.unwrap_or_default();
+        let results = tools.probes.track(&want.pod, &uid, left.probes.clone());
+        let mut kept = left.kept;
+        kept.started.get_or_insert_with(Timestamp::now);
+        let worker = Self {
+            told: Told::new(),
+            results,
+            tools,
+            uid,
+            ear: Arc::clone(&ear),
+            want,
+            life: left.life,
+            kept,
+            progress: Progress::default(),
+            seen: Observed::default(),
+            seen_is_true: false,
+            status: left.status,
+            messages: BTreeMap::new(),
+            jobs: JoinSet::new(),
+            running: HashMap::new(),
+            ending: CancellationToken::new(),
+            wanted: Instant::now(),
+            started_in_ms: left.started_in_ms,
+            saved: None,
+            said: BTreeMap::new(),
+            shown: None,
+        };
+        (worker, ear)
+    }
+
+    /// Runs until nothing of the pod is left, or until `stop`: then the pod goes on without us.
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        self.ear.changed();
+        loop {
+            self.take_wishes();
+            self.look().await;
+            let now = Timestamp::now();
+            let plan = if self.seen_is_true { self.decide(now) } else { self.look_again(now) };
+            if self.life.is_gone() {
+                break;
+            }
+            let wake = if self.tell().await {
+                self.launch(plan.steps);
+                plan.wake
+            } else {
+                self.look_again(now).wake
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.wait(wake) => {}
+            }
+        }
+        self.tools.probes.forget(&self.uid);
+        self.tools.views.forget(&self.uid);
+    }
+
+    fn take_wishes(&mut self) {
+        match self.ear.take() {
+            Some(Wish::Run(want)) => self.follow(want),
+            Some(Wish::Stop { by }) => self.live(&Event::Stop { by }),
+            None => {}
+        }
+    }
+
+    fn follow(&mut self, want: Want) {
+        let objects_changed = want.generation != self.want.generation;
+        self.want = want;
+        if objects_changed {
+            // What was missing may have come: no reason to sit out the delay.
+            self.progress.stale = self.progress.volumes.is_some();
+            self.progress.volume_trouble = None;
+            self.progress.container_trouble.retain(|_, trouble| trouble.reason != "CreateContainerConfigError");
+        }
+    }
+
+    fn live(&mut self, event: &Event) {
+        let life = life::next(self.life.clone(), event);
+        if life.is_ending() && !self.ending.is_cancelled() {
+            self.ending.cancel();
+            self.tools.probes.terminating(&self.uid);
+        }
+        if let Event::Ended { verdict, .. } = event
+            && let (Some(reason), Some(message)) = (&verdict.reason, &verdict.message)
+        {
+            self.tools.say(&self.want.pod, EventType::Normal, reason, message);
+        }
+        self.life = life;
+    }
+
+    /// Looks at the runtime where something may have changed.
+    async fn look(&mut self) {
+        if !self.ear.changed.swap(false, Ordering::AcqRel) && self.seen_is_true {
+            return;
+        }
+        match observe::pod(self.tools.runtime.as_ref(), &self.uid, self.tools.config.timing.request).await {
+            Ok(seen) => {
+                self.seen = seen;
+                self.seen_is_true = true;
+                self.hear_last_words();
+            }
+            Err(error) => {
+                warn!(pod = %self.uid, error = execute::chain(&error), "looking at a pod");
+                let text = format!("error determining status: {}", execute::chain(&error));
+                self.tools.say(&self.want.pod, EventType::Warning, "FailedSync", text);
+                self.seen_is_true = false;
+            }
+        }
+    }
+
+    fn look_again(&self, now: Timestamp) -> Plan {
+        Plan { wake: now.saturating_add(signed(LOOK_AGAIN)).ok(), ..Plan::default() }
+    }
+
+    fn hear_last_words(&mut self) {
+        for ended in messages::unread(&self.want.pod, &self.seen, &self.messages) {
+            let text = messages::of(&self.tools.config.dirs.logs, &self.want.pod, &ended);
+            self.messages.insert(ended.id, text);
+        }
+        self.messages.retain(|id, _| self.seen.by_id(id).is_some());
+        self.kept.again.retain(|id| self.seen.by_id(id).is_some());
+        self.progress.hooks_done.retain(|id| self.seen.by_id(id).is_some());
+    }
+
+    fn inputs<'a>(&'a self, probes: &'a ProbeResults) -> Inputs<'a> {
+        Inputs {
+            pod: &self.want.pod,
+            seen: &self.seen,
+            probes,
+            life: &self.life,
+            kept: &self.kept,
+            progress: &self.progress,
+            crash: self.limits(),
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { first: self.tools.config.timing.crash_first, max: self.tools.config.timing.crash_max }
+    }
+
+    fn decide(&mut self, now: Timestamp) -> Plan {
+        let probes = Arc::clone(&self.results.borrow_and_update());
+        while let Some(event) = plan::judge(&self.inputs(&probes), now) {
+            self.live(&event);
+        }
+        let plan = plan::plan(&self.inputs(&probes), now);
+        self.book(&plan, now);
+        let before = self.status.take();
+        let node_ips = self.tools.node_ips();
+        self.status = Some(status::status(
+            &StatusInputs {
+                inputs: self.inputs(&probes),
+                plan: &plan,
+                before: before.as_ref(),
+                messages: &self.messages,
+                node_ips: &node_ips,
+                runtime: &self.tools.runtime_name,
+            },
+            now,
+        ));
+        self.count_the_start();
+        plan
+    }
+
+    /// What steps change in memory is on disk before they begin.
+    fn book(&mut self, plan: &Plan, now: Timestamp) {
+        let limits = self.limits();
+        for step in &plan.steps {
+            match step {
+                Step::Start(start) => {
+                    if let Some(failed) = start.after {
+                        let key = outcome::crash_key(&self.want.pod, &start.container);
+                        let old = self.kept.crash.get(&start.container);
+                        let raised = backoff::raise(old, &key, failed, now, limits);
+                        self.kept.crash.insert(start.container.clone(), raised);
+                    }
+                }
+                Step::Kill(kill) if kill.again && !self.kept.again.contains(&kill.id) => {
+                    self.kept.again.push(kill.id.clone());
+                }
+                _ => {}
+            }
+        }
+        for (name, crash) in &plan.crash_loops {
+            if self.said.get(name) != Some(&crash.dead) {
+                self.said.insert(name.clone(), crash.dead.clone());
+                let pod = pod_name_for_messages(&self.want.pod);
+                let message = format!("Back-off restarting failed container {name} in pod {pod}");
+                self.tools.say_of(&self.want.pod, name, EventType::Warning, "BackOff", message);
+            }
+        }
+    }
+
+    fn count_the_start(&mut self) {
+        if self.started_in_ms.is_none() && self.status.as_ref().is_some_and(outcome::all_run) {
+            self.started_in_ms = u64::try_from(self.wanted.elapsed().as_millis()).ok();
+        }
+    }
+
+    /// Disk first, then people and probes. False where the disk refused: nothing new may begin then.
+    async fn tell(&mut self) -> bool {
+        let remembered = self.remember().await;
+        self.show();
+        if self.seen_is_true {
+            self.told.tell(&self.tools, &self.uid, &self.want.pod, &self.seen, &self.progress);
+        }
+        remembered
+    }
+
+    async fn remember(&mut self) -> bool {
+        if self.is_losing_its_directory() {
+            return true;
+        }
+        let next = Remembered {
+            pod: (*self.want.pod).clone(),
+            life: self.life.clone(),
+            kept: self.kept.clone(),
+            status: self.status.clone(),
+            started_in_ms: self.started_in_ms,
+            probes: self.tools.probes.save(&self.uid),
+        };
+        if self.saved.as_ref() == Some(&next) {
+            return true;
+        }
+        let (memory, uid, copy) = (self.tools.memory.clone(), self.uid.clone(), next.clone());
+        let written = tokio::task::spawn_blocking(move || memory.save(&uid, &copy)).await;
+        match written {
+            Ok(Ok(())) => {
+                self.saved = Some(next);
+                true
+            }
+            Ok(Err(error)) => {
+                error!(pod = %self.uid, error = execute::chain(&error), "remembering a pod; nothing new is begun");
+                self.tools.say(&self.want.pod, EventType::Warning, "FailedSync", execute::chain(&error));
+                false
+            }
+            // Only when the agent itself ends.
+            Err(_) => false,
+        }
+    }
+
+    /// The last thing to go is the directory with the memory in it: it must not be written anew.
+    fn is_losing_its_directory(&self) -> bool {
+        matches!(&self.life, Life::Stopped { end, left } if end.deleted && left.len() <= 1)
+    }
+
+    fn show(&mut self) {
+        let started = self.kept.started.unwrap_or_else(Timestamp::now);
+        let status = self.status.clone().unwrap_or_else(|| status::pending(&self.want.pod, started));
+        let now = (status, self.started_in_ms, self.life.end().is_some_and(|end| end.deleted));
+        if self.shown.as_ref() == Some(&now) {
+            return;
+        }
+        self.tools.views.show(
+            &self.uid,
+            PodView {
+                pod: Arc::clone(&self.want.pod),
+                status: now.0.clone(),
+                started_in: now.1.map(Duration::from_millis),
+                stopping: now.2,
+            },
+        );
+        self.shown = Some(now);
+        self.tools.probes.readiness_wanted(&self.uid);
+    }
+
+    fn launch(&mut self, steps: Vec<Step>) {
+        for step in steps {
+            let job = step.job();
+            if let Some(id) = self.running.iter().find(|(_, (running, _))| *running == job).map(|(id, _)| *id)
+                && let Some((_, old)) = self.running.remove(&id)
+            {
+                // Only a kill is ever planned again while it is under way: with less time.
+                old.abort();
+            }
+            debug!(pod = %self.uid, ?step, "begins");
+            let deadline = if let Step::Kill(kill) = &step { Some(kill.deadline) } else { None };
+            self.progress.doing.insert(job.clone(), deadline);
+            let work = self.work(&step);
+            let handle = self.jobs.spawn(work.run(step));
+            self.running.insert(handle.id(), (job, handle));
+        }
+    }
+
+    fn work(&mut self, step: &Step) -> execute::Job {
+        let image = match step {
+            Step::Start(start) => self.progress.images.remove(&start.container),
+            _ => None,
+        };
+        let status = self.status.as_ref();
+        let ips = status.and_then(|status| status.pod_ips.as_ref()).into_iter().flatten();
+        execute::Job {
+            tools: Arc::clone(&self.tools),
+            uid: self.uid.clone(),
+            want: self.want.clone(),
+            ips: ips.map(|ip| ip.ip.clone()).collect(),
+            image,
+            volumes: self.progress.volumes.clone(),
+            attempt: self.seen.sandbox().map_or(0, |sandbox| sandbox.attempt),
+            ending: self.ending.clone(),
+        }
+    }
+
+    async fn wait(&mut self, wake: Option<Timestamp>) {
+        let relist = self.tools.config.timing.relist;
+        let planned = wake.map_or(relist, |wake| execute::left(wake).saturating_add(TICK));
+        // Every arm only waits: the ones that lose lose nothing.
+        tokio::select! {
+            () = self.ear.wake.notified() => {}
+            Ok(()) = self.results.changed() => {}
+            Some(done) = self.jobs.join_next_with_id(), if !self.jobs.is_empty() => self.fold(done),
+            () = tokio::time::sleep(planned.min(relist)) => {
+                if planned >= relist {
+                    self.ear.changed.store(true, Ordering::Release);
+                }
+            }
+        }
+        while let Some(done) = self.jobs.try_join_next_with_id() {
+            self.fold(done);
+        }
+    }
+
+    fn fold(&mut self, done: Result<(Id, Done), tokio::task::JoinError>) {
+        let id = done.as_ref().map_or_else(tokio::task::JoinError::id, |(id, _)| *id);
+        let Some((job, _)) = self.running.remove(&id) else { return };
+        self.progress.doing.remove(&job);
+        match done {
+            Ok((_, done)) => {
+                let event = outcome::fold(&mut self.progress, &mut self.kept, &self.tools, &self.want.pod, done);
+                if let Some(event) = event {
+                    self.live(&event);
+                }
+            }
+            Err(error) => {
+                error!(pod = %self.uid, ?job, %error, "a step broke off");
+                outcome::broken(&mut self.progress, &job, &self.tools);
+            }
+        }
+        self.ear.changed.store(true, Ordering::Release);
+    }
+}
