@@ -17,10 +17,12 @@ mod nftables; // the same for the nftables back end
 mod refusal; // which line the kernel did not like
 mod run; // one process, with a deadline
 mod version; // what a program can do
+mod watch; // whether anybody changed the rules
 
 pub use chains::{KUBELET_CANARY, PROXY_CANARY};
 pub use nftables::Nft;
 pub use version::Version;
+pub use watch::{Fingerprint, Watch};
 
 /// How long a transaction may take. 10,000 services from nothing take 6 s on an idle machine.
 const RESTORE_DEADLINE: Duration = Duration::from_secs(120);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
 use anyhow::Result;
-use netfilter::apply::{ApplyError, Backend, KUBELET_CANARY, PROXY_CANARY};
+use netfilter::apply::{ApplyError, Backend, KUBELET_CANARY, PROXY_CANARY, Watch};
 use netfilter::iptables::{JUMPS, Jump, Table, Tables};
 use netfilter::nft;
 use netfilter::{Fake, Family, Model, NodeConfig, Policy, Protocol, Ruleset, ServicePort, Transaction};
@@ -422,4 +422,27 @@ fn a_line_that_nft_refuses_is_named_with_its_service() {
         Ok(())
     };
     test().unwrap();
+}
+
+#[test]
+fn a_change_by_anybody_is_seen_without_listing_rules() {
+    on_both(|mut world| {
+        let backend = world.iptables().backend();
+        let watch = world.node.run(|| Watch::open(Family::V4, backend))??;
+        let tool = if backend == Backend::Nft { "iptables" } else { "iptables-legacy" };
+        let first = watch.fingerprint()?;
+        world.tables()?;
+        assert_eq!(watch.fingerprint()?, first, "looking is no change");
+        world.serve(service(CLUSTER_IP, &[2])?)?;
+        let second = watch.fingerprint()?;
+        assert_ne!(second, first);
+        world.node.command(tool, &["-t", "nat", "-F", "KUBE-SERVICES"])?;
+        let third = watch.fingerprint()?;
+        assert_ne!(third, second);
+        world.neighbour.command("nft", &["add table ip elsewhere"])?;
+        assert_eq!(watch.fingerprint()?, third, "other namespaces have rules of their own");
+        let six = world.node.run(|| Watch::open(Family::V6, backend))??;
+        assert_eq!(six.fingerprint()?, six.fingerprint()?);
+        Ok(())
+    });
 }
