@@ -49,6 +49,7 @@ impl Bridge {
     /// The configuration or the machine does not allow it, or a step failed; what a failed first start made is undone.
     pub async fn open(config: NetworkConfig) -> Result<Self, NetworkError> {
         let range = config.check()?;
+        sysctl::check_writable()?;
         let links = Links::open().await?;
         let survey = look(&links).await?;
         let own = survey.own_bridge(&config)?.map(|link| link.index);

@@ -114,7 +114,7 @@ pub enum NetworkError {
         source: io::Error,
     },
     /// As [`NetworkError::Sysctl`], where `/proc/sys` is read-only.
-    #[error("{key} must be {value}, but /proc/sys is read-only here: set it on the machine or remount /proc/sys rw")]
+    #[error("{key} must be set to {value}, but /proc/sys is read-only here: run `mount -o remount,rw /proc/sys` first")]
     SysctlReadOnly {
         /// Path below `/proc/sys`.
         key: String,

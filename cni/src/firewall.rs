@@ -1,6 +1,13 @@
 //! Runs the packet filter's tools. One process per change; each has a deadline and waits at most that long for their lock.
 
-use std::{io, process::Stdio, time::Duration};
+use std::{
+    env,
+    ffi::OsString,
+    io,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
 
 use iptables::IPTables;
 use tokio::{io::AsyncWriteExt as _, process::Command};
@@ -15,6 +22,9 @@ const LIMIT: Duration = Duration::from_secs(15);
 
 /// Removing all jumps takes a dozen runs.
 const REMOVAL_LIMIT: Duration = Duration::from_secs(60);
+
+/// Where the tools are on every distribution; a root shell that `su` made does not look there by itself.
+const SYSTEM_PROGRAMS: [&str; 2] = ["/usr/sbin", "/sbin"];
 
 const RESTORE: &str = "iptables-restore";
 const SAVE: &str = "iptables-save";
@@ -59,7 +69,7 @@ pub(crate) async fn remove(tables: Vec<Table>) -> Result<(), NetworkError> {
 /// Every copy of every jump, in case something doubled them.
 fn remove_jumps(tables: &[Table]) -> Result<(), FirewallError> {
     // Built by hand: the crate's own constructor runs the program once more to learn what every iptables since 1.4.20 can.
-    let iptables = IPTables { cmd: "iptables", has_check: true, has_wait: true, is_numeric: false };
+    let iptables = IPTables { cmd: jump_tool(), has_check: true, has_wait: true, is_numeric: false };
     for table in tables {
         for jump in &table.jumps {
             let done = iptables.delete_all(table.name, jump.from, &jump.rule());
@@ -86,7 +96,13 @@ async fn talk(tool: &'static str, arguments: &[&str], input: &str) -> Result<Str
         _ => FirewallError::Run { tool, source },
     };
     let mut command = Command::new(tool);
-    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+        .args(arguments)
+        .env("PATH", search_path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
     let mut child = command.spawn().map_err(failed)?;
     if let Some(mut stdin) = child.stdin.take() {
         // A tool that refuses early closes its end; its exit code says more than our broken pipe.
@@ -99,6 +115,20 @@ async fn talk(tool: &'static str, arguments: &[&str], input: &str) -> Result<Str
     Err(FirewallError::Refused { tool, message: last_lines(&output.stderr) })
 }
 
+/// The crate wants a name that lives for ever and looks in the inherited search path only.
+fn jump_tool() -> &'static str {
+    let inherited = env::var_os("PATH").unwrap_or_default();
+    let is_found = env::split_paths(&inherited).any(|folder| folder.join("iptables").exists());
+    let elsewhere = ["/usr/sbin/iptables", "/sbin/iptables"].into_iter().find(|path| Path::new(path).exists());
+    elsewhere.filter(|_| !is_found).unwrap_or("iptables")
+}
+
+fn search_path() -> OsString {
+    let inherited = env::var_os("PATH").unwrap_or_default();
+    let folders = env::split_paths(&inherited).chain(SYSTEM_PROGRAMS.map(PathBuf::from));
+    env::join_paths(folders).unwrap_or(inherited)
+}
+
 /// The end of what a tool printed, on one line.
 fn last_lines(stderr: &[u8]) -> String {
     let text = String::from_utf8_lossy(stderr);
@@ -109,6 +139,12 @@ fn last_lines(stderr: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_tool_that_is_not_installed_is_named_with_its_package() {
+        let error = run("longshore-no-such-tool", &[], "").await.unwrap_err();
+        assert_eq!(error.to_string(), "longshore-no-such-tool is not installed: install the package iptables");
+    }
 
     #[test]
     fn a_refusal_keeps_the_end_and_drops_remarks() {

@@ -2,6 +2,7 @@
 
 use std::{fs, io, path::Path};
 
+use nix::unistd::{AccessFlags, access};
 use serde::{Deserialize, Serialize};
 
 use crate::error::NetworkError;
@@ -37,18 +38,28 @@ pub(crate) fn read(key: &str) -> io::Result<String> {
     fs::read_to_string(Path::new(ROOT).join(key)).map(|value| value.trim_end().to_owned())
 }
 
+/// Asked before anything is changed: pods need parameters of their own, even where the node's are right already.
+pub(crate) fn check_writable() -> Result<(), NetworkError> {
+    match access(&Path::new(ROOT).join(IP_FORWARD), AccessFlags::W_OK) {
+        Ok(()) => Ok(()),
+        Err(error) => Err(not_set(IP_FORWARD, "1", error.into())),
+    }
+}
+
 /// Sets a value unless it is already set.
 pub(crate) fn ensure(key: &str, value: &str) -> Result<(), NetworkError> {
-    let (key_text, value_text) = (|| key.to_owned(), || value.to_owned());
     if read(key).is_ok_and(|present| present == value) {
         return Ok(());
     }
-    match fs::write(Path::new(ROOT).join(key), value) {
-        Ok(()) => Ok(()),
-        Err(source) if source.kind() == io::ErrorKind::ReadOnlyFilesystem => {
-            Err(NetworkError::SysctlReadOnly { key: key_text(), value: value_text(), source })
-        }
-        Err(source) => Err(NetworkError::Sysctl { key: key_text(), value: value_text(), source }),
+    fs::write(Path::new(ROOT).join(key), value).map_err(|source| not_set(key, value, source))
+}
+
+fn not_set(key: &str, value: &str, source: io::Error) -> NetworkError {
+    let (key, value) = (key.to_owned(), value.to_owned());
+    if source.kind() == io::ErrorKind::ReadOnlyFilesystem {
+        NetworkError::SysctlReadOnly { key, value, source }
+    } else {
+        NetworkError::Sysctl { key, value, source }
     }
 }
 

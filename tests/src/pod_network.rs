@@ -16,7 +16,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, setns, unshare},
+};
 
 /// What never answers is given up after this; on a busy machine an answer takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -81,6 +84,22 @@ impl Netns {
             Ok(done) => done,
             Err(panic) => std::panic::resume_unwind(panic),
         })
+    }
+
+    /// As [`Netns::run`], where `/proc/sys` cannot be written.
+    ///
+    /// # Errors
+    /// The mount is refused, or what runs inside fails.
+    pub fn with_read_only_sysctls<T: Send>(&self, inside: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        self.run(|| {
+            unshare(CloneFlags::CLONE_NEWNS)?;
+            let nothing = None::<&str>;
+            mount(nothing, "/", nothing, MsFlags::MS_REC | MsFlags::MS_PRIVATE, nothing)?;
+            mount(Some("/proc/sys"), "/proc/sys", nothing, MsFlags::MS_BIND, nothing)?;
+            let read_only = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+            mount(nothing, "/proc/sys", nothing, read_only, nothing)?;
+            inside()
+        })?
     }
 
     /// Runs a future on a runtime of its own inside.

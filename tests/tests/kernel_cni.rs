@@ -11,6 +11,10 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use cni::{Attachment, Bridge, HostPort, NetworkConfig, NetworkError, Protocol, SandboxId};
+use nix::sys::{
+    resource::{UsageWho, getrusage},
+    time::TimeValLike as _,
+};
 use tempfile::TempDir;
 use tests::pod_network::{NEIGHBOUR, NODE, Netns, Wire, can_run};
 
@@ -502,6 +506,21 @@ fn fifty_pods_at_once_get_fifty_addresses() {
     });
 }
 
+#[test]
+fn read_only_kernel_parameters_are_refused_with_what_to_do_before_anything_is_changed() {
+    on_a_node(async |world| {
+        world.wire.node.with_read_only_sysctls(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let refused = runtime.block_on(world.open()).map(drop).unwrap_err().to_string();
+            let expected = "net/ipv4/ip_forward must be set to 1, but /proc/sys is read-only here: \
+                run `mount -o remount,rw /proc/sys` first";
+            ensure!(refused == expected, "{refused}");
+            ensure!(world.traces()?.is_empty(), "{:?}", world.traces()?);
+            Ok(())
+        })
+    });
+}
+
 /// Namespaces that outlive an agent, as those of pods do.
 const PODS: usize = 4;
 
@@ -610,6 +629,8 @@ fn how_long_attaching_and_detaching_takes() {
             let (mut attach, mut detach) = (Vec::new(), Vec::new());
             // Beforehand, and kept: the kernel holds the lock of all links while it clears a namespace away.
             let namespaces = (0..30).map(|_| Netns::bare()).collect::<Result<Vec<_>>>()?;
+            let before = getrusage(UsageWho::RUSAGE_SELF)?;
+            let before = before.user_time() + before.system_time();
             for (n, netns) in namespaces.iter().enumerate() {
                 let (fd, id) = (netns.fd()?, id(&format!("pod-{n}")));
                 let clock = std::time::Instant::now();
@@ -619,6 +640,9 @@ fn how_long_attaching_and_detaching_takes() {
                 bridge.detach(&id).await?;
                 detach.push(clock.elapsed());
             }
+            let spent = getrusage(UsageWho::RUSAGE_SELF)?;
+            let spent = (spent.user_time() + spent.system_time() - before).num_microseconds() / 30;
+            eprintln!("attach and detach, {what}: {spent} us of processor time, tools not counted");
             for (verb, times) in [("attach", &mut attach), ("detach", &mut detach)] {
                 times.sort();
                 eprintln!("{verb}, {what}: p50 {:?}, p90 {:?}", times[15], times[27]);
