@@ -16,7 +16,7 @@ use crate::{
     names::{self, POD_INTERFACE},
     netlink::{self, Pair},
     pod_netns::{self, PodSide},
-    ports::{self, HostPort},
+    ports::{self, HostPort, Protocol},
 };
 
 /// A sandbox' place in the pod network.
@@ -117,9 +117,8 @@ impl Bridge {
         self.add_pair(&pair).await?;
         let net = Ipv4Net::new_assert(address, self.range.net().prefix_len());
         let side = PodSide { address: net, gateway: self.gateway() };
-        let ports = async { if has_ports { self.ensure_ports().await } else { Ok(()) } };
         let pod = pod_netns::configure(sandbox, netns, side);
-        tokio::try_join!(self.links.finish_port(&host, &alias), pod, ports)?;
+        tokio::try_join!(self.links.finish_port(&host, &alias), pod, self.set_ports(has_ports))?;
         Ok(())
     }
 
@@ -134,18 +133,35 @@ impl Bridge {
         }
     }
 
+    async fn set_ports(&self, has_ports: bool) -> Result<(), NetworkError> {
+        if has_ports {
+            self.ensure_ports().await?;
+            self.forget_stale_connections(BTreeSet::new()).await;
+        }
+        Ok(())
+    }
+
     /// The leases say so first: a rule that is set again after this moment is set without these ports.
     async fn give_ports_back(&self, sandboxes: &[&SandboxId]) -> Result<(), NetworkError> {
+        let mut gone = BTreeSet::new();
         let mut had_ports = false;
         for sandbox in sandboxes {
-            if self.leases.of(sandbox).is_some_and(|(_, lease)| !lease.ports.is_empty()) {
-                self.ports_changed.store(true, Ordering::SeqCst);
-                self.leases.drop_ports(sandbox)?;
-                had_ports = true;
-            }
+            let Some((address, lease)) = self.leases.of(sandbox).filter(|(_, lease)| !lease.ports.is_empty()) else {
+                continue;
+            };
+            had_ports = true;
+            self.ports_changed.store(true, Ordering::SeqCst);
+            self.leases.drop_ports(sandbox)?;
+            gone.extend(lease.ports.iter().any(|port| port.protocol == Protocol::Udp).then_some(address));
         }
         // Plain pods pass by without waiting for a writer.
-        if self.ports_changed.load(Ordering::SeqCst) || had_ports { self.ensure_ports().await } else { Ok(()) }
+        if had_ports || self.ports_changed.load(Ordering::SeqCst) {
+            self.ensure_ports().await?;
+        }
+        if !gone.is_empty() {
+            self.forget_stale_connections(gone).await;
+        }
+        Ok(())
     }
 
     async fn remove_unknown_links(&self, known: &BTreeSet<SandboxId>) -> Result<Vec<String>, NetworkError> {

@@ -1,6 +1,8 @@
 //! The bridge itself: made once per agent, adopted by the next one, removed at the very end.
 
 use std::{
+    collections::BTreeSet,
+    io,
     net::Ipv4Addr,
     sync::atomic::{AtomicBool, Ordering},
 };
@@ -9,6 +11,7 @@ use tokio::sync::Mutex;
 
 use crate::{
     config::NetworkConfig,
+    conntrack::{self, Wanted},
     error::NetworkError,
     firewall, forwarding,
     leases::Leases,
@@ -93,6 +96,19 @@ impl Bridge {
         self.write_rules(&mut written, rules::port_rules_only).await
     }
 
+    /// After the rules: lets UDP connections find their new way. The ports work for new ones without it.
+    pub(crate) async fn forget_stale_connections(&self, gone: BTreeSet<Ipv4Addr>) {
+        let wanted = Wanted::new(self.range, &self.leases.all(), gone);
+        if wanted.is_nothing() {
+            return;
+        }
+        let done = tokio::task::spawn_blocking(move || conntrack::forget_stale(&wanted)).await;
+        match done.map_err(io::Error::other).flatten() {
+            Ok(count) => tracing::debug!(count, "stale UDP connections forgotten"),
+            Err(error) => tracing::warn!(%error, "UDP connections from before a host port changed may go astray"),
+        }
+    }
+
     async fn write_rules(
         &self,
         written: &mut Written,
@@ -146,6 +162,7 @@ impl Bridge {
         if rules::needs_loopback(&self.leases.all()) {
             self.ensure_rules().await?;
         }
+        self.forget_stale_connections(BTreeSet::new()).await;
         Ok(())
     }
 
@@ -159,7 +176,7 @@ impl Bridge {
         let link = self.links.link(name).await?;
         link.map(|link| link.index).ok_or_else(|| NetworkError::Link {
             doing: format!("looking for the bridge {name} that was just made"),
-            source: std::io::ErrorKind::NotFound.into(),
+            source: io::ErrorKind::NotFound.into(),
         })
     }
 
@@ -227,5 +244,25 @@ impl Drop for MarkUnlessDone<'_> {
         if !self.is_done {
             self.mark.store(true, Ordering::SeqCst);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Agents run these on the worker threads of a runtime.
+    #[test]
+    fn every_call_can_be_spawned() {
+        fn can_be_spawned<F: Future + Send>(_: impl FnOnce(&'static Bridge) -> F) {}
+        can_be_spawned(|bridge| async move {
+            let (sandbox, netns) = ("one".parse().ok()?, crate::open_netns("/nowhere".as_ref()).ok()?);
+            bridge.attach(&sandbox, netns, &[]).await.ok()?;
+            bridge.detach(&sandbox).await.ok()?;
+            bridge.release_unknown(&BTreeSet::new()).await.ok()?;
+            bridge.ensure_rules().await.ok()?;
+            bridge.remove_all().await.ok()
+        });
+        can_be_spawned(|bridge| Bridge::open(bridge.config.clone()));
     }
 }

@@ -14,6 +14,7 @@
 mod attach;
 mod bridge;
 mod config;
+mod conntrack;
 mod error;
 mod firewall;
 mod forwarding;

@@ -74,7 +74,7 @@ async fn set_up(side: PodSide) -> Result<(), NetworkError> {
         let doing = format!("looking for {POD_INTERFACE}");
         return Err(NetworkError::Link { doing, source: io::ErrorKind::NotFound.into() });
     };
-    sysctl::harden_pod(POD_INTERFACE);
+    sysctl::harden_pod(POD_INTERFACE)?;
     links.set_link_up(interface.index).await?;
     links.add_address_without_route(interface.index, side.address).await?;
     links.add_gateway(interface.index, side.gateway).await

@@ -64,13 +64,14 @@ fn not_set(key: &str, value: &str, source: io::Error) -> NetworkError {
 }
 
 /// Pods must not let each other redirect their traffic: by ICMP redirects (the node sends them too, since packets between
-/// its pods leave by the interface they came from) or as an IPv6 router (CVE-2020-10749). Where `/proc/sys` is read-only
-/// or IPv6 is off the pod still works.
-pub(crate) fn harden_pod(interface: &str) {
+/// its pods leave by the interface they came from; a pod that took one would get answers past the translation of addresses)
+/// or as an IPv6 router (CVE-2020-10749).
+pub(crate) fn harden_pod(interface: &str) -> Result<(), NetworkError> {
     for scope in ["all", interface] {
-        harden(&format!("net/ipv4/conf/{scope}/accept_redirects"));
+        ensure(&format!("net/ipv4/conf/{scope}/accept_redirects"), "0")?;
     }
     harden_ipv6(interface);
+    Ok(())
 }
 
 /// As [`harden_pod`], for the node's side.

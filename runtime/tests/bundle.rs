@@ -1,14 +1,25 @@
-//! Another OCI runtime reads our `config.json`: what it makes of a spec is what we meant.
+//! One configuration, two ways: runc reads our `config.json`, our shim carries out the launch made of it. What a
+//! container then finds is the same.
 
 use std::fs;
-use std::path::Path;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use cri_proto::v1;
-use runtime::cgroups::{CgroupPath, Cgroups};
+use expect_test::{Expect, expect};
+use oci_spec::runtime::Spec;
+use runtime::cgroups::{CgroupPath, Cgroups, DeviceRule, Resources};
+use runtime::containers::seccomp::Programs;
 use runtime::containers::spec::{Request, build};
-use runtime::containers::{DeviceFacts, HostFacts, Identity, ImageDefaults, SandboxFacts, SandboxNamespaces};
+use runtime::containers::{
+    DeviceFacts, ExecRequest, HostFacts, Identity, ImageDefaults, LaunchFacts, SandboxFacts, SandboxNamespaces, launch,
+};
+use shim::client::Client;
+use shim::plan::Launch;
+use shim::wire::{Event, Packet, Reply};
 
 /// A process with a network, UTS and IPC namespace, as a sandbox's pause has them.
 struct Pause(Child);
@@ -35,31 +46,199 @@ fn root_with_busybox(root: &Path) {
     fs::create_dir_all(root.join("bin")).unwrap();
     fs::create_dir_all(root.join("etc")).unwrap();
     fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
-    for name in ["sh", "cat", "grep", "mount", "id", "hostname", "ls", "mknod", "unshare", "touch", "env", "wc"] {
+    for name in [
+        "sh", "cat", "grep", "mount", "id", "hostname", "ls", "mknod", "unshare", "touch", "env", "wc", "sort", "cut",
+        "tr", "sleep",
+    ] {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(name)).unwrap();
     }
 }
 
-/// Runs the container with runc and returns what it printed.
-fn run(name: &str, change: impl FnOnce(&mut v1::ContainerConfig), identity: &Identity, script: &str) -> Option<String> {
-    if Command::new("runc").arg("--version").stdout(Stdio::null()).status().is_err() {
-        assert!(std::env::var_os("CI").is_none(), "runc is missing");
-        #[expect(clippy::print_stdout, reason = "a silent skip reads as a pass")]
-        {
-            println!("skipped: runc is not installed");
-        }
-        return None;
+/// A container about to run, and what has to be given back after it.
+struct Bundle {
+    place: tempfile::TempDir,
+    _pause: Pause,
+    id: String,
+    cgroups: Cgroups,
+    spec: Spec,
+}
+
+impl Bundle {
+    fn new(name: &str, identity: &Identity, config: &v1::ContainerConfig) -> Self {
+        let place = tempfile::tempdir().unwrap();
+        let root = place.path().join("rootfs");
+        root_with_busybox(&root);
+        fs::write(place.path().join("resolv.conf"), "nameserver 10.96.0.10\n").unwrap();
+        fs::create_dir(place.path().join("shm")).unwrap();
+        let pause = Pause::start();
+        let id = format!("longshore-test-{}-{name}", std::process::id());
+        let cgroups = Cgroups::detect().unwrap();
+        let sandbox = SandboxFacts {
+            namespaces: SandboxNamespaces::of_process(i32::try_from(pause.0.id()).unwrap()),
+            hostname: "pod".into(),
+            resolv_conf: Some(place.path().join("resolv.conf")),
+            shm: Some(place.path().join("shm")),
+            ..SandboxFacts::default()
+        };
+        let built = build(&Request {
+            id: "c1",
+            sandbox_id: "s1",
+            config,
+            pod: &v1::PodSandboxConfig::default(),
+            image: &ImageDefaults::default(),
+            identity,
+            sandbox: &sandbox,
+            host: &HostFacts::read(&cgroups).unwrap(),
+            devices: &DeviceFacts::read(config).unwrap(),
+            seccomp_profile: None,
+            root: &root,
+            cgroup: &CgroupPath::new(&format!("/{id}/c1")).unwrap(),
+        });
+        Self { place, _pause: pause, id, cgroups, spec: built.unwrap().spec }
     }
-    let bundle = tempfile::tempdir().unwrap();
-    let root = bundle.path().join("rootfs");
-    root_with_busybox(&root);
-    fs::write(bundle.path().join("resolv.conf"), "nameserver 10.96.0.10\n").unwrap();
-    let pause = Pause::start();
-    let id = format!("longshore-test-{}-{name}", std::process::id());
-    let cgroup = CgroupPath::new(&format!("/{id}/c1")).unwrap();
-    let cgroups = Cgroups::detect().unwrap();
+
+    fn run_by_runc(&self) -> Option<String> {
+        if Command::new("runc").arg("--version").stdout(Stdio::null()).status().is_err() {
+            assert!(std::env::var_os("CI").is_none(), "runc is missing");
+            #[expect(clippy::print_stdout, reason = "a silent skip reads as a pass")]
+            {
+                println!("skipped: runc is not installed");
+            }
+            return None;
+        }
+        self.spec.save(self.place.path().join("config.json")).unwrap();
+        let state = self.place.path().join("state");
+        let mut command = Command::new("runc");
+        command.arg("--root").arg(&state).arg("run").arg("--bundle").arg(self.place.path()).arg(&self.id);
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        let _ = Command::new("runc").arg("--root").arg(&state).args(["delete", "--force", &self.id]).output();
+        assert!(output.status.success(), "{output:?}");
+        Some(String::from_utf8(output.stdout).unwrap())
+    }
+
+    fn run_by_shim(&self) -> String {
+        let programs = Programs::default();
+        let launch = launch::container(&self.spec, &self.prepare(&programs)).unwrap();
+        Shim::start(&self.place.path().join("s")).run(&launch)
+    }
+
+    /// Makes the container's cgroup, as the runtime does before a start.
+    fn prepare<'a>(&self, programs: &'a Programs) -> LaunchFacts<'a> {
+        let linux = self.spec.linux().as_ref().unwrap();
+        let path = CgroupPath::new(linux.cgroups_path().as_ref().unwrap().to_str().unwrap()).unwrap();
+        let resources = linux.resources().clone().unwrap();
+        let rules = DeviceRule::of_spec(resources.devices().as_deref().unwrap());
+        self.cgroups.create_container(&path, &Resources::from(&resources), &rules).unwrap();
+        LaunchFacts {
+            cgroups: self.cgroups.procs_files(&path),
+            cgroup_binds: self.cgroups.container_binds(&path),
+            programs,
+        }
+    }
+}
+
+impl Drop for Bundle {
+    fn drop(&mut self) {
+        let _ = self.cgroups.remove(&CgroupPath::new(&format!("/{}", self.id)).unwrap(), Duration::from_secs(5));
+    }
+}
+
+/// A shim with a pause of its own, which the container does not join.
+struct Shim {
+    child: Child,
+    directory: PathBuf,
+}
+
+impl Shim {
+    fn start(directory: &Path) -> Self {
+        fs::create_dir_all(directory.join("c/c1")).unwrap();
+        let pause = Launch { create: libc::CLONE_NEWIPC as u64, cwd: c"/".to_owned(), ..Launch::default() };
+        fs::write(directory.join("pause.launch"), pause.encode()).unwrap();
+        // Beside the directory of test programs.
+        let program = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("longshore-shim");
+        let mut child =
+            Command::new(program).arg(directory).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        // It closes its stdout when it is ready; what it says is why it is not.
+        let mut said = String::new();
+        child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+        assert_eq!(said, "");
+        Self { child, directory: directory.to_owned() }
+    }
+
+    fn run(&self, launch: &Launch) -> String {
+        let watcher = self.client();
+        watcher.call(&shim::wire::Request::Watch, &[]).unwrap();
+        self.start_container(launch);
+        let code = wait(&watcher, "c1");
+        let text = contents(&fs::read_to_string(self.directory.join("log")).unwrap());
+        assert_eq!(code, 0, "{text}");
+        text
+    }
+
+    fn client(&self) -> Client {
+        let client = Client::connect(&self.directory).unwrap();
+        client.set_timeout(Some(Duration::from_secs(20))).unwrap();
+        client
+    }
+
+    fn start_container(&self, launch: &Launch) -> i32 {
+        let container = self.directory.join("c/c1");
+        fs::write(container.join("launch"), launch.encode()).unwrap();
+        fs::write(container.join("log"), format!("{}\n", self.directory.join("log").display())).unwrap();
+        fs::write(container.join("stdin"), "no").unwrap();
+        match self.client().call(&shim::wire::Request::Start { id: "c1".into() }, &[]).unwrap().0 {
+            Reply::Started { pid } => pid,
+            other => panic!("a start is answered with {other:?}"),
+        }
+    }
+
+    fn exec(&self, launch: &Launch) -> (i32, String) {
+        let directory = self.directory.join("x/e1");
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("launch"), launch.encode()).unwrap();
+        let watcher = self.client();
+        watcher.call(&shim::wire::Request::Watch, &[]).unwrap();
+        let null = fs::File::open("/dev/null").unwrap();
+        let (mut out, end) = std::io::pipe().unwrap();
+        let request = shim::wire::Request::Exec { id: "e1".into() };
+        self.client().call(&request, &[null.as_fd(), end.as_fd(), end.as_fd()]).unwrap();
+        drop(end);
+        let mut text = String::new();
+        out.read_to_string(&mut text).unwrap();
+        (wait(&watcher, "e1"), text)
+    }
+}
+
+/// The exit code of a container or exec.
+fn wait(watcher: &Client, wanted: &str) -> i32 {
+    loop {
+        if let Packet::Event(Event::Exited { id, code, .. }) = watcher.receive().unwrap().0
+            && id == wanted
+        {
+            return code;
+        }
+    }
+}
+
+impl Drop for Shim {
+    fn drop(&mut self) {
+        let end = Client::connect(&self.directory).map(|client| client.call(&shim::wire::Request::Shutdown, &[]));
+        if end.is_err() {
+            let _ = self.child.kill();
+        }
+        let _ = self.child.wait();
+    }
+}
+
+/// What was written, without time, stream and tag.
+fn contents(log: &str) -> String {
+    log.lines().map(|line| format!("{}\n", line.splitn(4, ' ').nth(3).unwrap_or_default())).collect()
+}
+
+/// A container as the kubelet asks for it.
+fn config(script: &str) -> v1::ContainerConfig {
     let security = v1::LinuxContainerSecurityContext {
-        masked_paths: vec!["/proc/kcore".into(), "/sys/firmware".into()],
+        masked_paths: vec!["/proc/kcore".into(), "/proc/timer_list".into(), "/sys/firmware".into()],
         readonly_paths: vec!["/proc/sys".into()],
         namespace_options: Some(v1::NamespaceOption { pid: 1, ..Default::default() }),
         ..Default::default()
@@ -70,42 +249,19 @@ fn run(name: &str, change: impl FnOnce(&mut v1::ContainerConfig), identity: &Ide
         oom_score_adj: 999,
         ..Default::default()
     };
-    let mut config = v1::ContainerConfig {
+    v1::ContainerConfig {
         command: vec!["sh".into(), "-c".into(), script.into()],
         linux: Some(v1::LinuxContainerConfig { resources: Some(resources), security_context: Some(security) }),
         ..Default::default()
-    };
-    change(&mut config);
-    let namespaces = SandboxNamespaces::of_process(i32::try_from(pause.0.id()).unwrap());
-    let sandbox = SandboxFacts {
-        namespaces,
-        hostname: "pod".into(),
-        resolv_conf: Some(bundle.path().join("resolv.conf")),
-        ..SandboxFacts::default()
-    };
-    let built = build(&Request {
-        id: "c1",
-        sandbox_id: "s1",
-        config: &config,
-        pod: &v1::PodSandboxConfig::default(),
-        image: &ImageDefaults::default(),
-        identity,
-        sandbox: &sandbox,
-        host: &HostFacts::read(&cgroups).unwrap(),
-        devices: &DeviceFacts::read(&config).unwrap(),
-        seccomp_profile: None,
-        root: &root,
-        cgroup: &cgroup,
-    });
-    built.unwrap().spec.save(bundle.path().join("config.json")).unwrap();
-    let state = bundle.path().join("state");
-    let mut command = Command::new("runc");
-    command.arg("--root").arg(&state).arg("run").arg("--bundle").arg(bundle.path()).arg(&id);
-    let output = command.stdin(Stdio::null()).output().unwrap();
-    let _ = Command::new("runc").arg("--root").arg(&state).args(["delete", "--force", &id]).output();
-    cgroups.remove(&CgroupPath::new(&format!("/{id}")).unwrap(), Duration::from_secs(5)).unwrap();
-    assert!(output.status.success(), "{output:?}");
-    Some(String::from_utf8(output.stdout).unwrap())
+    }
+}
+
+fn check(name: &str, config: &v1::ContainerConfig, identity: &Identity, expected: Expect) {
+    let ours = Bundle::new(name, identity, config).run_by_shim();
+    expected.assert_eq(&ours);
+    if let Some(theirs) = Bundle::new(name, identity, config).run_by_runc() {
+        assert_eq!(ours, theirs);
+    }
 }
 
 #[test]
@@ -113,11 +269,15 @@ fn an_ordinary_container_is_what_its_configuration_says() {
     let identity = Identity { uid: 0, gid: 0, groups: vec![0, 7] };
     let script = "id -G; hostname; echo $HOSTNAME; grep -E '^Cap(Bnd|Eff|Amb)|^Seccomp:|^NoNew' /proc/self/status; \
                   cat /proc/self/oom_score_adj /etc/resolv.conf; touch /proc/sys/kernel/hostname /sys/x 2>&1; \
-                  unshare -n true 2>&1; ls /dev; cat /proc/kcore | wc -c; mount | grep -c ' /sys/fs/cgroup'";
-    let Some(text) = run("ordinary", |_| {}, &identity, script) else { return };
-    let (text, binds) = text.trim_end().rsplit_once('\n').unwrap();
-    assert!(binds.parse::<u32>().unwrap() > 0);
-    expect_test::expect![[r#"
+                  unshare -n true 2>&1; echo $(ls /dev); cat /proc/timer_list | wc -c; \
+                  mount | grep -E ' (/proc|/proc/sys|/sys|/dev|/dev/pts|/dev/mqueue) ' | cut -d' ' -f3,5,6 | sort; \
+                  cat /sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max 2> /dev/null; \
+                  touch /sys/fs/cgroup/*/cgroup.procs 2>&1 | grep -vc Read-only; true";
+    check(
+        "ordinary",
+        &config(script),
+        &identity,
+        expect![[r#"
         0 7
         pod
         pod
@@ -131,60 +291,126 @@ fn an_ordinary_container_is_what_its_configuration_says() {
         touch: /proc/sys/kernel/hostname: Read-only file system
         touch: /sys/x: Read-only file system
         unshare: unshare(0x40000000): Operation not permitted
-        fd
-        full
-        mqueue
-        null
-        ptmx
-        pts
-        random
-        stderr
-        stdin
-        stdout
-        tty
-        urandom
-        zero
-        0"#]]
-    .assert_eq(text);
+        fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero
+        0
+        /dev tmpfs (rw,nosuid,size=65536k,mode=755)
+        /dev/mqueue mqueue (rw,nosuid,nodev,noexec,relatime)
+        /dev/pts devpts (rw,nosuid,noexec,relatime,gid=5,mode=620,ptmxmode=666)
+        /proc proc (rw,nosuid,nodev,noexec,relatime)
+        /proc/sys proc (ro,nosuid,nodev,noexec,relatime)
+        /sys sysfs (ro,nosuid,nodev,noexec,relatime)
+        67108864
+        0
+    "#]],
+    );
 }
 
 #[test]
 fn a_user_with_nothing_has_nothing() {
     let identity = Identity { uid: 1000, gid: 1000, groups: vec![1000] };
-    let change = |config: &mut v1::ContainerConfig| {
-        let security = config.linux.as_mut().unwrap().security_context.as_mut().unwrap();
-        security.capabilities = Some(v1::Capability { drop_capabilities: vec!["ALL".into()], ..Default::default() });
-        security.no_new_privs = true;
-        security.readonly_rootfs = true;
-        config.working_dir = "/etc".into();
-    };
     let script = "id; pwd; grep -E '^Cap(Bnd|Eff)|^NoNew' /proc/self/status; touch /x 2>&1; true";
-    let Some(text) = run("nothing", change, &identity, script) else { return };
-    expect_test::expect![[r#"
+    let mut config = config(script);
+    let security = config.linux.as_mut().unwrap().security_context.as_mut().unwrap();
+    security.capabilities = Some(v1::Capability { drop_capabilities: vec!["ALL".into()], ..Default::default() });
+    security.no_new_privs = true;
+    security.readonly_rootfs = true;
+    config.working_dir = "/etc".into();
+    check(
+        "nothing",
+        &config,
+        &identity,
+        expect![[r#"
         uid=1000 gid=1000 groups=1000
         /etc
         CapEff:	0000000000000000
         CapBnd:	0000000000000000
         NoNewPrivs:	1
         touch: /x: Read-only file system
-    "#]]
-    .assert_eq(&text);
+    "#]],
+    );
 }
 
 #[test]
 fn a_privileged_container_is_free() {
-    let change = |config: &mut v1::ContainerConfig| {
-        config.linux.as_mut().unwrap().security_context.as_mut().unwrap().privileged = true;
-    };
     let script = "grep -E '^Seccomp:' /proc/self/status; mount -t tmpfs none /etc && echo mounted; ls -d /dev/kmsg; \
                   (: < /dev/kmsg) && echo read; touch /proc/sys/kernel/hostname && echo writable";
-    let Some(text) = run("privileged", change, &Identity::default(), script) else { return };
-    expect_test::expect![[r#"
+    let mut config = config(script);
+    config.linux.as_mut().unwrap().security_context.as_mut().unwrap().privileged = true;
+    check(
+        "privileged",
+        &config,
+        &Identity::default(),
+        expect![[r#"
         Seccomp:	0
         mounted
         /dev/kmsg
         read
         writable
+    "#]],
+    );
+}
+
+#[test]
+fn volumes_are_mounted_as_they_are_wanted() {
+    let host = tempfile::tempdir().unwrap();
+    fs::create_dir_all(host.path().join("deep")).unwrap();
+    fs::write(host.path().join("file"), "content\n").unwrap();
+    let volume = |from: &str, to: &str, readonly: bool| v1::Mount {
+        host_path: host.path().join(from).display().to_string(),
+        container_path: to.into(),
+        readonly,
+        ..Default::default()
+    };
+    let script = "cat /conf/app.ini; touch /data/deep/new && echo writable; touch /ro/x 2>&1; touch /rro/x 2>&1; true";
+    let mut config = config(script);
+    config.mounts = vec![
+        volume("file", "/conf/app.ini", true),
+        volume("deep", "/data/deep", false),
+        volume("", "/data", false),
+        volume("", "/ro", true),
+        v1::Mount { recursive_read_only: true, ..volume("", "/rro", true) },
+    ];
+    let expected = expect![[r#"
+        content
+        writable
+        touch: /ro/x: Read-only file system
+        touch: /rro/x: Read-only file system
+    "#]];
+    // The runc of Debian 12 does not know recursively read-only mounts.
+    let bundle = Bundle::new("volumes", &Identity::default(), &config);
+    expected.assert_eq(&bundle.run_by_shim());
+    assert!(host.path().join("deep/new").exists());
+}
+
+#[test]
+fn an_exec_finds_itself_in_the_container() {
+    let identity = Identity { uid: 1000, gid: 1000, groups: vec![1000] };
+    let bundle = Bundle::new("exec", &identity, &config("exec sleep 1000"));
+    let programs = Programs::default();
+    let facts = bundle.prepare(&programs);
+    let shim = Shim::start(&bundle.place.path().join("s"));
+    let init_pid = shim.start_container(&launch::container(&bundle.spec, &facts).unwrap());
+    let script = "id; hostname; cat /proc/1/cmdline | tr '\\0' ' '; echo; ls /; mount | grep -c cgroup > /dev/null; \
+                  grep -E '^Cap(Bnd|Eff)|^Seccomp:' /proc/self/status; cat /proc/self/oom_score_adj; exit 3";
+    let command = ["sh", "-c", script].map(str::to_owned);
+    let request = ExecRequest { init_pid, command: &command, terminal: None };
+    let (code, text) = shim.exec(&launch::exec(&bundle.spec, &request, &facts).unwrap());
+    assert_eq!(code, 3, "{text}");
+    expect![[r#"
+        uid=1000 gid=1000 groups=1000
+        pod
+        sleep 1000 
+        bin
+        dev
+        etc
+        proc
+        sys
+        CapEff:	0000000000000000
+        CapBnd:	00000000a80425fb
+        Seccomp:	2
+        999
     "#]]
     .assert_eq(&text);
+    let leaf = CgroupPath::new(&format!("/{}/c1", bundle.id)).unwrap();
+    assert_eq!(bundle.cgroups.pids(&leaf).unwrap(), [init_pid]);
 }

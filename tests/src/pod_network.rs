@@ -198,15 +198,37 @@ impl Netns {
     /// # Errors
     /// Nobody answers in time.
     pub fn ask_udp(&self, address: &str) -> Result<String> {
+        self.udp_client(address)?.ask()
+    }
+
+    /// A client that keeps its port from question to question.
+    ///
+    /// # Errors
+    /// There is no way to the address.
+    pub fn udp_client(&self, address: &str) -> Result<UdpClient> {
         self.run(|| {
             let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
             socket.set_read_timeout(Some(PATIENCE))?;
             socket.connect(address.parse::<SocketAddr>()?)?;
-            socket.send(b"?")?;
-            let mut answer = [0; 64];
-            let length = socket.recv(&mut answer)?;
-            Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
+            Ok(UdpClient(socket))
         })?
+    }
+}
+
+/// See [`Netns::udp_client`].
+#[derive(Debug)]
+pub struct UdpClient(UdpSocket);
+
+impl UdpClient {
+    /// What the server says.
+    ///
+    /// # Errors
+    /// Nobody answers in time, or somebody refuses.
+    pub fn ask(&self) -> Result<String> {
+        self.0.send(b"?")?;
+        let mut answer = [0; 64];
+        let length = self.0.recv(&mut answer)?;
+        Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
     }
 }
 

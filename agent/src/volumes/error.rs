@@ -111,6 +111,12 @@ pub enum SetUpError {
     },
 }
 
+/// Says what was tried on which path.
+pub(super) fn io<E: Into<io::Error>>(what: &'static str, path: &std::path::Path) -> impl FnOnce(E) -> SetUpError {
+    let path = path.to_owned();
+    move |error| SetUpError::Io { what, path, source: error.into() }
+}
+
 impl VolumeError {
     /// What an event or a waiting container says: the whole chain, except where it would show the node's inside.
     pub fn for_people(&self) -> String {

@@ -38,6 +38,10 @@ use proc::Proc;
 /// First byte of what the child sends; a failure follows its own.
 const TERMINAL: u8 = b'T';
 
+/// Exit code of a child whose shim was lost before it was let go on; its successor may see it and take it for the
+/// container's, so it is the one that says "unknown".
+const NEVER_STARTED: i32 = 255;
+
 /// What the child is given besides its plan.
 pub(crate) struct Given<'a> {
     /// Becomes stdin, stdout and stderr; `None` when the plan asks for a terminal.
@@ -147,7 +151,7 @@ fn carry_out(
     exec::run(launch, given.executable)
 }
 
-/// Its own stdio, session and signals, and no descriptor of the shim's but the few it needs.
+/// Its own stdio, session, keys and signals, and no descriptor of the shim's but the few it needs.
 fn settle(given: &Given<'_>, control: BorrowedFd<'_>) -> std::io::Result<()> {
     if let Some(stdio) = &given.stdio {
         for (number, file) in stdio.iter().enumerate() {
@@ -158,9 +162,9 @@ fn settle(given: &Given<'_>, control: BorrowedFd<'_>) -> std::io::Result<()> {
     keep.extend(given.executable.map(|file| file.as_raw_fd()));
     keep.sort_unstable();
     process::close_all_but(&keep)?;
-    process::default_sigpipe();
     process::block_signals(false);
     process::set_umask(0);
+    process::new_keyring()?;
     process::new_session()
 }
 
@@ -168,6 +172,6 @@ fn settle(given: &Given<'_>, control: BorrowedFd<'_>) -> std::io::Result<()> {
 fn pass_gate(control: BorrowedFd<'_>) {
     let mut byte = [0];
     if !matches!(sys::read(control, &mut byte), Ok(1)) {
-        process::exit(1);
+        process::exit(NEVER_STARTED);
     }
 }

@@ -18,7 +18,7 @@ fn main() {
         Err(launch::Failure::plain(usage, libc::EINVAL))
     };
     if let Err(failure) = outcome {
-        daemon::report(&directory, &failure);
+        daemon::report(&failure);
         sys::process::exit(1);
     }
 }

@@ -197,10 +197,13 @@ pub(crate) fn mkfifo(path: &Path) -> io::Result<()> {
     check(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }).map(drop)
 }
 
-/// Exclusive and without waiting, for as long as the descriptor is open anywhere.
+/// Locks a file for this process alone, without waiting; a forked child does not hold it.
 pub(crate) fn lock(file: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: only numbers.
-    check(unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) }).map(drop)
+    // SAFETY: all zero bytes are a valid flock: from the beginning to the end, whatever its length.
+    let mut whole: libc::flock = unsafe { mem::zeroed() };
+    whole.l_type = libc::F_WRLCK as libc::c_short;
+    // SAFETY: `whole` is live.
+    check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLK, &raw const whole) }).map(drop)
 }
 
 /// Waits until one of the descriptors is ready; `timeout` in milliseconds, -1 for ever.

@@ -5,7 +5,7 @@
 //! receives events until it is closed. Everything large stays in files below the sandbox directory (on tmpfs):
 //!
 //! ```text
-//! <sandbox dir>/shim.sock, shim.pid
+//! <sandbox dir>/shim.sock, shim.pid, shim.lock (one shim at a time holds it)
 //! <sandbox dir>/pause.launch        Launch of the pause, written before the shim starts
 //! <sandbox dir>/pause.pid           PidRecord, written by the shim before it answers anything
 //! <sandbox dir>/pause.exit          ExitRecord, by rename

@@ -138,3 +138,43 @@ fn an_adopted_sandbox_is_shut_down_like_any_other() {
     assert_eq!(pod.wait_for_shim(), Some(0));
     pids.into_iter().for_each(wait_for_end);
 }
+
+/// Processes whose arguments have this word.
+fn with_argument(word: &str) -> Vec<i32> {
+    let pids = fs::read_dir("/proc").expect("/proc").flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
+    pids.filter(|pid: &i32| {
+        let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        arguments.split(|byte| *byte == 0).any(|argument| argument == word.as_bytes())
+    })
+    .collect()
+}
+
+#[test]
+fn whenever_a_shim_is_killed_nothing_runs_that_is_not_on_record() {
+    let mut pod = Pod::new();
+    let word = format!("10000{}", std::process::id());
+    for round in 0..40u64 {
+        let id = format!("web{round}");
+        let mut plan = pod.plan("");
+        plan.args = ["/bin/sleep", &word].map(pod::text).into();
+        pod.write_container(&id, &plan, "no");
+        let client = pod.client();
+        client.send(&Request::Start { id: id.clone() }, &[]).expect("asking");
+        // Spread over the whole of a start, from the fork to after the exec; not a wait for anything.
+        std::thread::sleep(std::time::Duration::from_micros(round * 100));
+        pod.kill_shim();
+        drop(client);
+        pod.start_shim().expect("another one starts");
+        let Ok(Reply::State { tasks, .. }) = pod.call(Request::State) else { panic!("no state") };
+        let known: Vec<i32> = tasks.iter().map(|(_, pid)| *pid).collect();
+        let strangers: Vec<_> = with_argument(&word).into_iter().filter(|pid| !known.contains(pid)).collect();
+        assert_eq!(strangers, [0; 0], "in round {round}");
+        if tasks.iter().any(|(task, _)| *task == id) {
+            let gone = pod.call(Request::Signal { id: id.clone(), signal: 9, whole_session: false }).is_err();
+            pod.watch();
+            let code = pod.wait(&id);
+            assert!(code == 137 || code == 255 && (gone || pod.exit_record(&id).is_some()), "{code} in round {round}");
+            pod.call(Request::Forget { id }).expect("it has ended");
+        }
+    }
+}

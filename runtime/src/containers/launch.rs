@@ -275,7 +275,7 @@ fn with_standard(mut devices: Vec<plan::Device>) -> Vec<plan::Device> {
     devices
 }
 
-/// As the OCI specification and runc have them.
+/// As the OCI specification has them.
 fn links() -> Vec<(CString, PathBuf)> {
     let all = [
         (c"/proc/self/fd", "/dev/fd"),
@@ -283,7 +283,6 @@ fn links() -> Vec<(CString, PathBuf)> {
         (c"/proc/self/fd/1", "/dev/stdout"),
         (c"/proc/self/fd/2", "/dev/stderr"),
         (c"pts/ptmx", "/dev/ptmx"),
-        (c"/proc/kcore", "/dev/core"),
     ];
     all.into_iter().map(|(target, path)| (target.to_owned(), PathBuf::from(path))).collect()
 }

@@ -4,7 +4,6 @@ use std::ffi::CString;
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::pause::Pause;
@@ -19,11 +18,21 @@ const OOM_SCORE: &[u8] = b"-998";
 pub(crate) fn run(directory: &Path) -> Result<(), Failure> {
     stand_alone().doing(|| "leaving the starter's surroundings".into())?;
     let doing = || format!("opening sandbox {}", directory.display());
-    let lock = sys::open(directory, libc::O_RDONLY | libc::O_DIRECTORY).doing(doing)?;
+    let opened = sys::open(directory, libc::O_PATH | libc::O_DIRECTORY).doing(doing)?;
+    let lock = sys::open(&directory.join("shim.lock"), libc::O_RDWR | libc::O_CREAT | libc::O_NOFOLLOW).doing(doing)?;
     sys::lock(lock.as_fd()).doing(|| format!("another shim serves {}", directory.display()))?;
     files::remove(directory, &["shim.error"]);
+    begin(directory, opened.as_fd(), lock).inspect_err(|failure| {
+        // Whoever looks later finds the reason, and nothing to connect to.
+        let _ = files::replace(&directory.join("shim.error"), &failure.reason);
+        files::remove(directory, &["shim.sock", "shim.pid"]);
+    })
+}
+
+/// Starts or adopts everything, then serves.
+fn begin(directory: &Path, opened: BorrowedFd<'_>, lock: OwnedFd) -> Result<(), Failure> {
     let signals = sys::process::child_signals().doing(|| "watching for children".into())?;
-    let listener = listen(lock.as_fd()).doing(|| "opening shim.sock".into())?;
+    let listener = listen(opened).doing(|| "opening shim.sock".into())?;
     let own = process::record(std::process::id().cast_signed());
     files::replace(&directory.join("shim.pid"), &own.to_string()).doing(|| "writing shim.pid".into())?;
     let pause = match Pause::adopt(directory) {
@@ -57,6 +66,8 @@ fn stand_alone() -> io::Result<()> {
     silence(0)?;
     silence(2)?;
     sys::process::block_signals(true);
+    sys::process::default_signals();
+    sys::process::set_name(c"longshore-shim")?;
     // Fails for a session's leader, which is fine as well.
     let _ = sys::process::new_session();
     sys::process::chdir(c"/")?;
@@ -108,12 +119,9 @@ fn listen(directory: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Tells whoever started us, and whoever looks later, why there is no shim.
-pub(crate) fn report(directory: &Path, failure: &Failure) {
+/// Tells whoever started us why there is no shim.
+pub(crate) fn report(failure: &Failure) {
     // SAFETY: descriptor 1 is open from the start.
     let stdout = unsafe { BorrowedFd::borrow_raw(1) };
     let _ = sys::write(stdout, failure.reason.as_bytes());
-    if !directory.as_os_str().as_bytes().is_empty() {
-        let _ = files::replace(&directory.join("shim.error"), &failure.reason);
-    }
 }

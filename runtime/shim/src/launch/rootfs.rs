@@ -65,7 +65,8 @@ fn prepare(root: &Root) -> Result<OwnedFd, Failure> {
     Ok(tree)
 }
 
-/// pivot_root refuses a root whose parent mount is shared, and our mount would show up on the host.
+/// pivot_root refuses a root whose parent mount is shared, and our mount would show up on the host. A snapshot is a
+/// mount of its own, so that only this one stops being shared; for a plain directory it is what that is on.
 fn make_parent_private(path: &Path) -> io::Result<()> {
     for directory in path.ancestors() {
         match propagate(&sys::c_path(directory)?, libc::MS_PRIVATE) {

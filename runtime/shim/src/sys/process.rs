@@ -224,8 +224,28 @@ pub(crate) fn child_signals() -> io::Result<OwnedFd> {
     .into())
 }
 
-/// Rust's start-up code ignores SIGPIPE, which an exec would hand on.
-pub(crate) fn default_sigpipe() {
-    // SAFETY: SIG_DFL is valid for SIGPIPE.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+/// Every signal does what it does by default: our starter may have ignored some, Rust's start-up code ignores
+/// SIGPIPE, and an exec hands that on; with SIGCHLD ignored there would be nobody to reap.
+pub(crate) fn default_signals() {
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: SIG_DFL is valid for every signal; the few that refuse can't be changed by anybody.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
+/// A session keyring of its own: the one inherited may hold the host's keys.
+pub(crate) fn new_keyring() -> io::Result<()> {
+    const JOIN_SESSION_KEYRING: libc::c_long = 1;
+    // SAFETY: a null name asks for one without a name.
+    let joined = unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, ptr::null::<libc::c_char>()) };
+    match check_long(joined) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => Ok(()), // a kernel without keys
+        done => done.map(drop),
+    }
+}
+
+/// What `ps` shows, at most 15 bytes.
+pub(crate) fn set_name(name: &CStr) -> io::Result<()> {
+    // SAFETY: the name is NUL-terminated.
+    check(unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr(), 0, 0, 0) }).map(drop)
 }

@@ -26,6 +26,9 @@ pub(crate) struct Pod {
     shims: Vec<Child>,
     watcher: Option<Client>,
     next: u32,
+    /// The shim gets a mount namespace of its own whose mounts are shared, to be a host for those who want to
+    /// propagate mounts.
+    pub(crate) own_mounts: bool,
 }
 
 pub(crate) fn text(text: &str) -> CString {
@@ -40,15 +43,19 @@ impl Pod {
 
     pub(crate) fn with_pause(create: u64) -> Self {
         let mut pod = Self::without_shim();
-        let pause = Launch { create, hostname: Some(text("web-0")), cwd: text("/"), ..Launch::default() };
-        fs::write(pod.directory().join("pause.launch"), pause.encode()).expect("writing the pause's launch");
-        pod.start_shim().expect("the shim starts");
+        pod.start_with_pause(create);
         pod
+    }
+
+    pub(crate) fn start_with_pause(&mut self, create: u64) {
+        let pause = Launch { create, hostname: Some(text("web-0")), cwd: text("/"), ..Launch::default() };
+        fs::write(self.directory().join("pause.launch"), pause.encode()).expect("writing the pause's launch");
+        self.start_shim().expect("the shim starts");
     }
 
     pub(crate) fn without_shim() -> Self {
         let place = tempfile::Builder::new().prefix("shim-test-").tempdir().expect("a directory");
-        let pod = Self { place, shims: Vec::new(), watcher: None, next: 0 };
+        let pod = Self { place, shims: Vec::new(), watcher: None, next: 0, own_mounts: false };
         for folder in ["s/c", "s/x", "log", "root/bin", "root/etc", "root/tmp"] {
             fs::create_dir_all(pod.path(folder)).expect("a folder");
         }
@@ -62,8 +69,12 @@ impl Pod {
 
     /// `Err` with what it said on its stdout.
     pub(crate) fn start_shim(&mut self) -> Result<(), String> {
-        let program = env!("CARGO_BIN_EXE_longshore-shim");
+        // The static one that the runtime carries can be named instead, for figures.
+        let program = std::env::var("LONGSHORE_SHIM").unwrap_or_else(|_| env!("CARGO_BIN_EXE_longshore-shim").into());
         let mut command = Command::new(program);
+        if self.own_mounts {
+            own_shared_mounts(&mut command);
+        }
         command.arg(self.directory()).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("starting the shim");
         let mut said = String::new();
@@ -377,6 +388,23 @@ pub(crate) fn root(path: &Path) -> Root {
 /// Borrows three of the same.
 pub(crate) fn thrice(file: &OwnedFd) -> [BorrowedFd<'_>; 3] {
     [file.as_fd(); 3]
+}
+
+fn own_shared_mounts(command: &mut Command) {
+    use std::os::unix::process::CommandExt;
+    let enter = || {
+        // SAFETY: plain system calls with static texts, fine between fork and exec.
+        let done = unsafe {
+            let change =
+                |flags| libc::mount(c"none".as_ptr(), c"/".as_ptr(), std::ptr::null(), flags, std::ptr::null());
+            libc::unshare(libc::CLONE_NEWNS) == 0
+                && change(libc::MS_PRIVATE | libc::MS_REC) == 0
+                && change(libc::MS_SHARED | libc::MS_REC) == 0
+        };
+        if done { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    };
+    // SAFETY: the closure only makes system calls.
+    unsafe { command.pre_exec(enter) };
 }
 
 impl Drop for Pod {

@@ -140,7 +140,6 @@ fn a_container_becomes_numbers_and_masks() {
         /dev/stdout -> /proc/self/fd/1
         /dev/stderr -> /proc/self/fd/2
         /dev/ptmx -> pts/ptmx
-        /dev/core -> /proc/kcore
     "#]]
     .assert_eq(&mounts.chain(devices).chain(links).collect::<String>());
     assert_eq!((root.path.to_str(), root.readonly), (Some("/r"), false));

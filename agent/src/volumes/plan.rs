@@ -1,0 +1,141 @@
+//! What each volume of a pod has to hold: values in, values out.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Volume};
+
+use super::empty_dir::EmptyDir;
+use super::host_path::Expected;
+use super::payload::{Payload, check_path, plain};
+use super::{SetUpError, VolumeError, config_map, downward_api, empty_dir, projected, secret};
+use crate::fields::Allocatable;
+use crate::names::ObjectName;
+use crate::sources::Objects;
+
+/// One volume to be made.
+#[derive(Debug)]
+pub(super) struct Planned {
+    pub name: String,
+    pub what: What,
+    /// The group that gets access, where the kind allows it.
+    pub fs_group: Option<u32>,
+}
+
+/// What a volume is.
+#[derive(Debug)]
+pub(super) enum What {
+    EmptyDir(EmptyDir),
+    HostPath {
+        path: PathBuf,
+        expected: Expected,
+    },
+    Files {
+        plugin: &'static str,
+        /// On tmpfs of this size; `None` is a plain directory.
+        tmpfs: Option<u64>,
+        payload: Payload,
+        /// Directories that other mounts of a container go on: the volume is read-only by then.
+        mount_points: BTreeSet<String>,
+    },
+}
+
+impl Planned {
+    /// Its content can change while the pod runs.
+    pub(super) fn changes(&self) -> bool {
+        matches!(self.what, What::Files { .. })
+    }
+}
+
+/// What the volumes that containers mount have to be, in the order of the pod.
+pub(super) fn plan(pod: &Pod, objects: &Objects, node: &Allocatable) -> Result<Vec<Planned>, VolumeError> {
+    let Some(spec) = &pod.spec else { return Ok(Vec::new()) };
+    let used = used(spec)?;
+    let volumes = spec.volumes.iter().flatten().filter(|volume| used.contains(volume.name.as_str()));
+    let group = spec.security_context.as_ref().and_then(|context| context.fs_group);
+    let fs_group = group.and_then(|group| u32::try_from(group).ok());
+    volumes
+        .map(|volume| match what(volume, pod, spec, objects, node) {
+            Ok(what) => Ok(Planned { name: volume.name.clone(), what, fs_group }),
+            Err(source) => Err(VolumeError::SetUp { volume: volume.name.clone(), source }),
+        })
+        .collect()
+}
+
+fn containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
+    spec.init_containers.iter().flatten().chain(&spec.containers)
+}
+
+/// Only what a container mounts is made and waited for.
+fn used(spec: &PodSpec) -> Result<BTreeSet<&str>, VolumeError> {
+    let mut used = BTreeSet::new();
+    for container in containers(spec) {
+        for mount in container.volume_mounts.iter().flatten() {
+            if !spec.volumes.iter().flatten().any(|volume| volume.name == mount.name) {
+                let (container, volume) = (container.name.clone(), mount.name.clone());
+                return Err(VolumeError::NoSuchVolume { container, volume });
+            }
+            used.insert(mount.name.as_str());
+        }
+    }
+    Ok(used)
+}
+
+fn what(volume: &Volume, pod: &Pod, spec: &PodSpec, objects: &Objects, node: &Allocatable) -> Result<What, SetUpError> {
+    let named = |name: &str| ObjectName::new(pod.metadata.namespace.as_deref().unwrap_or("default"), name);
+    let files = |plugin, on_tmpfs: bool, payload| {
+        let tmpfs = on_tmpfs.then(|| empty_dir::memory_size(None, spec, node));
+        What::Files { plugin, tmpfs, payload, mount_points: mount_points(spec, &volume.name) }
+    };
+    if let Some(source) = &volume.empty_dir {
+        return Ok(What::EmptyDir(EmptyDir::of(source, spec, node)?));
+    }
+    if let Some(source) = &volume.host_path {
+        let expected = Expected::of(source.type_.as_deref().unwrap_or_default())?;
+        return Ok(What::HostPath { path: PathBuf::from(&source.path), expected });
+    }
+    if let Some(source) = &volume.config_map {
+        let wanted = config_map::Wanted {
+            name: named(&source.name),
+            items: source.items.as_deref(),
+            default_mode: source.default_mode,
+            optional: source.optional == Some(true),
+        };
+        return Ok(files("kubernetes.io~configmap", false, config_map::payload(&wanted, objects)?));
+    }
+    if let Some(source) = &volume.secret {
+        let wanted = secret::Wanted {
+            name: named(source.secret_name.as_deref().unwrap_or_default()),
+            items: source.items.as_deref(),
+            default_mode: source.default_mode,
+            optional: source.optional == Some(true),
+        };
+        return Ok(files("kubernetes.io~secret", true, secret::payload(&wanted, objects)?));
+    }
+    if let Some(source) = &volume.downward_api {
+        let payload = downward_api::payload(source.items.as_deref(), source.default_mode, pod, node)?;
+        return Ok(files("kubernetes.io~downward-api", true, payload));
+    }
+    if let Some(source) = &volume.projected {
+        return Ok(files("kubernetes.io~projected", true, projected::payload(source, pod, objects, node)?));
+    }
+    Err(SetUpError::Unsupported("this kind of volume is not supported on its own yet".to_owned()))
+}
+
+/// Where in `volume` other volumes of the same container are mounted, relative to its root.
+fn mount_points(spec: &PodSpec, volume: &str) -> BTreeSet<String> {
+    let mut points = BTreeSet::new();
+    for container in containers(spec) {
+        let mounts = container.volume_mounts.as_deref().unwrap_or_default();
+        let outer = mounts.iter().filter(|mount| mount.name == volume && mount.sub_path.is_none());
+        for outer in outer.filter(|mount| mount.sub_path_expr.is_none()) {
+            let root = format!("{}/", outer.mount_path.trim_end_matches('/'));
+            let inner = mounts.iter().filter_map(|mount| mount.mount_path.strip_prefix(&root));
+            points.extend(inner.filter(|path| check_path(path).is_ok()).map(plain));
+        }
+    }
+    points
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,56 @@
+use k8s_openapi::api::core::v1::{Pod, ProjectedVolumeSource, VolumeProjection};
+
+use super::payload::Payload;
+use super::{SetUpError, config_map, downward_api, secret};
+use crate::fields::Allocatable;
+use crate::names::ObjectName;
+use crate::sources::Objects;
+
+/// Several sources in one volume: later ones win where paths are equal; all that fail are named.
+pub(super) fn payload(
+    source: &ProjectedVolumeSource,
+    pod: &Pod,
+    objects: &Objects,
+    node: &Allocatable,
+) -> Result<Payload, SetUpError> {
+    let mut payload = Payload::new();
+    let mut failed = Vec::new();
+    for part in source.sources.iter().flatten() {
+        match one(part, source.default_mode, pod, objects, node) {
+            Ok(files) => payload.extend(files),
+            Err(error) => failed.push(error),
+        }
+    }
+    match failed.len() {
+        0 => Ok(payload),
+        1 => Err(failed.remove(0)),
+        _ => Err(SetUpError::Several(failed)),
+    }
+}
+
+fn one(
+    part: &VolumeProjection,
+    default_mode: Option<i32>,
+    pod: &Pod,
+    objects: &Objects,
+    node: &Allocatable,
+) -> Result<Payload, SetUpError> {
+    let named = |name: &str| ObjectName::new(pod.metadata.namespace.as_deref().unwrap_or("default"), name);
+    if let Some(source) = &part.secret {
+        let (name, items) = (named(&source.name), source.items.as_deref());
+        let optional = source.optional == Some(true);
+        return secret::payload(&secret::Wanted { name, items, default_mode, optional }, objects);
+    }
+    if let Some(source) = &part.config_map {
+        let (name, items) = (named(&source.name), source.items.as_deref());
+        let optional = source.optional == Some(true);
+        return config_map::payload(&config_map::Wanted { name, items, default_mode, optional }, objects);
+    }
+    if let Some(source) = &part.downward_api {
+        return downward_api::payload(source.items.as_deref(), default_mode, pod, node);
+    }
+    // Tokens, trust bundles and certificates come from an API server.
+    Err(SetUpError::Unsupported(
+        "a projected serviceAccountToken, clusterTrustBundle or podCertificate needs an API server".to_owned(),
+    ))
+}

@@ -1,0 +1,61 @@
+//! Makes planned volumes so. Everything can be repeated; what is right already is left alone.
+
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+
+use super::error::io;
+use super::mounts::Mounts;
+use super::plan::{Planned, What};
+use super::{MountedVolume, MountedVolumes, SetUpError, VolumeError, atomic_write, empty_dir, host_path, layout};
+
+/// Makes all planned volumes in the pod's directory.
+pub(super) fn all(pod: &Path, plan: &[Planned], mounts: &dyn Mounts) -> Result<MountedVolumes, VolumeError> {
+    let one = |planned: &Planned| match one(pod, planned, mounts) {
+        Ok(mounted) => Ok((planned.name.clone(), mounted)),
+        Err(source) => Err(VolumeError::SetUp { volume: planned.name.clone(), source }),
+    };
+    plan.iter().map(one).collect()
+}
+
+fn one(pod: &Path, planned: &Planned, mounts: &dyn Mounts) -> Result<MountedVolume, SetUpError> {
+    let name = &planned.name;
+    match &planned.what {
+        What::EmptyDir(kind) => {
+            empty_dir::set_up(pod, name, kind, planned.fs_group, mounts)?;
+            let host_path = layout::volume(pod, empty_dir::PLUGIN, name);
+            Ok(MountedVolume { host_path, read_only: false, managed: true })
+        }
+        What::HostPath { path, expected } => {
+            host_path::check(path, *expected)?;
+            Ok(MountedVolume { host_path: path.clone(), read_only: false, managed: false })
+        }
+        What::Files { plugin, tmpfs, payload, mount_points } => {
+            let dir = layout::volume(pod, plugin, name);
+            ensure_place(&dir, *tmpfs, mounts)?;
+            atomic_write::write(&dir, payload, mount_points, planned.fs_group)?;
+            Ok(MountedVolume { host_path: dir, read_only: true, managed: true })
+        }
+    }
+}
+
+/// The directory of a volume with files, on tmpfs where its content may be secret.
+fn ensure_place(dir: &Path, tmpfs: Option<u64>, mounts: &dyn Mounts) -> Result<(), SetUpError> {
+    let there = match tmpfs {
+        None => dir.is_dir(),
+        Some(_) => mounts.is_mounted(dir).map_err(io("looking at", dir))?,
+    };
+    if there {
+        return Ok(());
+    }
+    make_dir(dir)?;
+    if let Some(size) = tmpfs {
+        mounts.tmpfs(dir, size, true).map_err(io("mounting a tmpfs on", dir))?;
+    }
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).map_err(io("changing the mode of", dir))
+}
+
+/// A volume's directory and those around it: nobody but root looks into them from outside.
+pub(super) fn make_dir(dir: &Path) -> Result<(), SetUpError> {
+    DirBuilder::new().recursive(true).mode(0o750).create(dir).map_err(io("creating", dir))
+}
