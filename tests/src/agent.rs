@@ -41,7 +41,7 @@ impl Place {
         let place = Self { name, dir };
         for line in [
             "link set lo up",
-            "link add uplink type dummy",
+            "link add uplink type bridge",
             "address add 192.0.2.10/24 dev uplink",
             "link set uplink up",
             "route add default via 192.0.2.1",
@@ -175,6 +175,20 @@ fn cgroups(name: &str) -> Vec<PathBuf> {
         next += 1;
     }
     found
+}
+
+/// Removes an empty cgroup, and its ancestors as far as they are empty too, from every hierarchy.
+///
+/// # Errors
+/// When something is left in it.
+pub fn remove_cgroup(name: &str) -> Result<()> {
+    for path in cgroups(name) {
+        std::fs::remove_dir(&path).with_context(|| format!("removing cgroup {}", path.display()))?;
+        if let Some(parent) = path.parent().filter(|_| name.matches('/').count() > 1) {
+            let _ = std::fs::remove_dir(parent);
+        }
+    }
+    Ok(())
 }
 
 fn run(words: &[&str]) -> Result<()> {

@@ -4,5 +4,6 @@
 //! leave behind; [`pod_network`] lays out hosts and pods in namespaces for the network's own tests.
 
 pub mod agent;
+pub mod node;
 pub mod pod_network;
 pub mod service_world;

@@ -1,0 +1,3 @@
+//! What is read of the kernel besides cgroups.
+
+pub(crate) mod interfaces;

@@ -1,0 +1,81 @@
+//! Exec, attach and port-forward over a connection: what `Exec`, `Attach` and `PortForward` hand out a URL for.
+//!
+//! ```text
+//! CRI call --Session--> tokens --URL--> caller ... connects to 127.0.0.1 --head--> tokens --Session--> pump
+//! ```
+//!
+//! A URL holds a token of 256 random bits, works once, and only for a minute. The connection speaks WebSocket with
+//! the `v5.channel.k8s.io` or `v4.channel.k8s.io` subprotocol, where byte 0 of a binary message is its channel.
+//! SPDY/3.1 is refused in words. Every buffer is bounded: a slow client slows the process down, nothing piles up.
+//!
+//! Reading order: [`head`] (what a connection asks for), [`channels`] (what a message means), [`server`],
+//! [`process`] (exec and attach), [`forward`]. Nothing in here knows a container: a [`Session`] is a few streams.
+
+pub(crate) mod channels;
+pub(crate) mod forward;
+pub(crate) mod head;
+pub(crate) mod process;
+pub(crate) mod server;
+pub(crate) mod terminal;
+pub(crate) mod tokens;
+
+use std::pin::Pin;
+
+use futures::future::BoxFuture;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+
+/// What a one-time URL stands for.
+pub(crate) enum Session {
+    /// A process to start or to attach to, once the client is there.
+    Process(Begin<Streams>),
+    /// Connections into a pod's network.
+    Forward(Dial),
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Process(_) => "Session::Process",
+            Self::Forward(_) => "Session::Forward",
+        })
+    }
+}
+
+/// Begins when the client has connected; the error is for the client's eyes.
+pub(crate) type Begin<T> = Box<dyn FnOnce() -> BoxFuture<'static, Result<T, String>> + Send>;
+
+/// Connects to a port inside the pod; the error is for the client's eyes.
+pub(crate) type Dial = Box<dyn Fn(u16) -> BoxFuture<'static, Result<TcpStream, String>> + Send + Sync>;
+
+/// What the process reads.
+pub(crate) type Input = Pin<Box<dyn AsyncWrite + Send>>;
+
+/// What the process writes.
+pub(crate) type Output = Pin<Box<dyn AsyncRead + Send>>;
+
+/// A process's streams; those that nobody asked for are `None`.
+pub(crate) struct Streams {
+    /// Written to until it is dropped, which is the process's end of input.
+    pub stdin: Option<Input>,
+    /// Standard output, or all there is with a terminal.
+    pub stdout: Option<Output>,
+    /// Standard error.
+    pub stderr: Option<Output>,
+    /// Takes (columns, rows) of a terminal.
+    pub resize: Option<mpsc::Sender<(u16, u16)>>,
+    /// Resolves when the process has ended.
+    pub ended: BoxFuture<'static, Ended>,
+    /// Called when the client went away before the process ended.
+    pub abandon: Box<dyn FnOnce() + Send>,
+}
+
+/// How a process ended, as far as a client of its streams is concerned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// With this exit code.
+    Exited(i32),
+    /// It was lost; the text says how.
+    Failed(String),
+}
