@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use shim::wire::{Event, Packet};
 
 use crate::launch::Failure;
-use crate::sys;
+use crate::sys::{self, Moment};
 use connection::Connection;
 use pause::Pause;
 use stdio::End;
@@ -36,6 +36,9 @@ const SCRATCH: usize = 16 * 1024;
 
 /// How long killed processes may take to end at [`shim::wire::Request::Shutdown`], nanoseconds.
 const SHUTDOWN_PATIENCE: i64 = 10_000_000_000;
+
+/// How long the end waits for attached clients to take what was written last, nanoseconds after it was asked for.
+const LAST_WORDS: i64 = 1_000_000_000;
 
 /// Everything a shim knows; what must survive it is in the sandbox directory.
 struct Shim {
@@ -75,7 +78,7 @@ impl Shim {
     fn serve(mut self) {
         while !self.done {
             let (mut descriptors, tokens, deadline) = self.interests();
-            if sys::poll(&mut descriptors, timeout(deadline, sys::now())).is_err() {
+            if sys::poll(&mut descriptors, timeout(deadline, sys::steady())).is_err() {
                 continue;
             }
             for (descriptor, token) in descriptors.iter().zip(tokens) {
@@ -131,10 +134,9 @@ impl Shim {
             Token::Adopted(key) => self.adopted_ended(key),
             Token::AdoptedPause => self.adopted_pause_ended(),
             Token::Stream(key, end) => {
-                let now = sys::now();
                 let task = self.tasks.iter_mut().find(|task| task.key == key);
                 if let Some(stdio) = task.and_then(|task| task.stdio.as_mut()) {
-                    stdio.handle(end, events, &mut self.scratch, now);
+                    stdio.handle(end, events, &mut self.scratch, Moment::now());
                 }
             }
         }
@@ -142,7 +144,7 @@ impl Shim {
 
     /// After each turn: what time or a departed peer has decided.
     fn settle(&mut self) {
-        let now = sys::now();
+        let now = sys::steady();
         for stdio in self.tasks.iter_mut().filter_map(|task| task.stdio.as_mut()) {
             stdio.sweep(now);
         }

@@ -14,7 +14,8 @@ pub const LARGEST_LAUNCH: usize = 4 * 1024 * 1024;
 /// One process to start: a container's init, an exec inside a running container, or the pause.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Launch {
-    /// `cgroup.procs` (or v1 `tasks`) files to enter, in order, before any namespace is left.
+    /// `cgroup.procs` (or v1 `tasks`) files to enter, in order, before any namespace is left. The one on cgroup v2 is
+    /// entered by being forked into it.
     pub cgroups: Vec<PathBuf>,
     /// Written to `/proc/self/oom_score_adj`, already clamped to what this machine allows.
     pub oom_score_adj: Option<i32>,
@@ -71,7 +72,8 @@ pub struct Root {
     pub path: PathBuf,
     /// Remounted read-only after everything is in place.
     pub readonly: bool,
-    /// `MS_SLAVE`, `MS_PRIVATE` or `MS_SHARED` (with `MS_REC`) for `/` of the new mount namespace.
+    /// `MS_SLAVE`, `MS_PRIVATE` or `MS_SHARED` (with `MS_REC`) for `/` of the new mount namespace; 0 is slave.
+    /// With `MS_SHARED`, `path` should be a mount of its own: the mount it is on stops being shared here.
     pub propagation: u64,
     /// In order.
     pub mounts: Vec<Mount>,
@@ -88,7 +90,7 @@ pub struct Root {
 /// One mount below the root.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mount {
-    /// Source path for a bind, or the name shown for a file system.
+    /// Absolute source path for a bind (on the host, links are followed), or the name shown for a file system.
     pub source: CString,
     /// Absolute path as the container sees it; made when missing (a file when a bind's source is one).
     pub target: PathBuf,

@@ -215,11 +215,35 @@ pub(crate) fn poll(descriptors: &mut [libc::pollfd], timeout: i32) -> io::Result
     .map(drop)
 }
 
+/// A moment on both clocks: one is written down, the other is waited by and does not jump.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moment {
+    /// Nanoseconds since the epoch.
+    pub(crate) wall: i64,
+    /// Nanoseconds since some start.
+    pub(crate) steady: i64,
+}
+
+impl Moment {
+    pub(crate) fn now() -> Self {
+        Self { wall: now(), steady: steady() }
+    }
+}
+
 /// Nanoseconds since the epoch.
 pub(crate) fn now() -> i64 {
+    clock(libc::CLOCK_REALTIME)
+}
+
+/// Nanoseconds on the clock that deadlines are on.
+pub(crate) fn steady() -> i64 {
+    clock(libc::CLOCK_MONOTONIC)
+}
+
+fn clock(clock: libc::clockid_t) -> i64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `time` is live.
-    unsafe { libc::clock_gettime(libc::CLOCK_REALTIME, &mut time) };
+    unsafe { libc::clock_gettime(clock, &mut time) };
     time.tv_sec.saturating_mul(1_000_000_000).saturating_add(time.tv_nsec)
 }
 

@@ -3,6 +3,8 @@
 mod pod;
 
 use std::fs;
+use std::io::Read;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 
 use pod::{Pod, text, user};
@@ -213,6 +215,16 @@ fn a_mount_target_never_leaves_the_root() {
 }
 
 #[test]
+fn a_bind_of_nothing_is_not_a_bind_of_the_hosts_root() {
+    let pod = Pod::new();
+    let mut plan = pod.plan("true");
+    let bind = shim::plan::Mount { target: "/host".into(), flags: libc::MS_BIND, ..Default::default() };
+    plan.root.as_mut().expect("a container has one").mounts.push(bind);
+    let (reason, _) = reason(pod.try_start("web", &plan, "no").expect_err("it must not start"));
+    assert_eq!(reason, "mounting  at /host: its source is not an absolute path");
+}
+
+#[test]
 fn proc_behind_a_link_is_refused() {
     let pod = Pod::new();
     fs::create_dir(pod.path("root/fake")).expect("a directory");
@@ -367,20 +379,35 @@ fn a_full_disk_costs_log_lines_and_nothing_else() {
         std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=64k", "none"]).arg(small.path()).status();
     assert!(mounted.expect("running mount").success());
     let log = small.path().join("web.log");
-    pod.write_container("web", &pod.plan("seq 1 20000; echo full; read x; echo after; exit 4"), "open");
+    pod.write_container("web", &pod.plan("read x; seq 1 20000; echo full; read x; echo after; exit 4"), "open");
     fs::write(pod.directory().join("c/web/log"), log.to_string_lossy().as_bytes()).expect("its log path");
     fs::write(small.path().join("ballast"), vec![0; 20_000]).expect("ballast");
     pod.call(Request::Start { id: "web".into() }).expect("it starts");
-    // The container reads only when everything before has gone through the shim's hands.
-    let (input, script) = (pod.directory().join("c/web/in"), "x\n");
-    fs::write(input, script).expect("typing");
+    // Somebody who is attached sees when everything has gone through the shim's hands.
+    let (null, (mut out, their_out)) = (fs::File::open("/dev/null").expect("it"), std::io::pipe().expect("a pipe"));
+    let request = Request::Attach { id: "web".into() };
+    pod.client().call(&request, &[null.as_fd(), their_out.as_fd(), null.as_fd()]).expect("attaching");
+    drop(their_out);
+    fs::write(pod.directory().join("c/web/in"), "x\n").expect("typing");
+    let mut seen = String::new();
+    while !seen.ends_with("full\n") {
+        let mut byte = [0];
+        out.read_exact(&mut byte).expect("its output");
+        seen.push(byte[0].into());
+    }
+    fs::remove_file(small.path().join("ballast")).expect("room again");
+    fs::write(pod.directory().join("c/web/in"), "x\n").expect("typing");
     let code = pod.wait("web");
     let text = fs::read_to_string(&log).expect("there is a log");
     let unmounted = std::process::Command::new("umount").arg("-l").arg(small.path()).status();
     assert!(unmounted.expect("running umount").success());
     assert_eq!(code, 4);
-    assert!(text.ends_with('\n') && text.contains(" stdout F 1\n"), "no half line");
-    assert!(text.lines().all(|line| line.split(' ').count() >= 4));
+    assert!(text.contains(" stdout F 1\n") && text.ends_with(" stdout F after\n"), "{text}");
+    assert!(text.lines().all(|line| line.split(' ').count() >= 4), "no half line");
+    let note = text.lines().rev().nth(1).expect("a line before the last");
+    assert!(
+        note.contains(" stderr F longshore: ") && note.ends_with(" bytes of log were lost: No space left on device")
+    );
 }
 
 #[test]

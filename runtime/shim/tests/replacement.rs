@@ -139,6 +139,20 @@ fn an_adopted_sandbox_is_shut_down_like_any_other() {
     pids.into_iter().for_each(wait_for_end);
 }
 
+#[test]
+fn a_terminal_is_lost_with_its_shim_and_that_is_said() {
+    let mut pod = Pod::new();
+    let mut plan = pod.plan("trap '' HUP; echo up; while :; do sleep 1000; done");
+    plan.terminal = Some((80, 24));
+    pod.try_start("web", &plan, "open").expect("it starts");
+    pod.wait_for_output("web", "up");
+    pod.kill_shim();
+    pod.start_shim().expect("another one starts");
+    let null: OwnedFd = fs::File::open("/dev/null").expect("/dev/null").into();
+    let refused = pod.client().call(&Request::Attach { id: "web".into() }, &pod::thrice(&null));
+    assert!(matches!(refused, Err(shim::client::CallError::Refused { errno: libc::ENXIO, .. })), "{refused:?}");
+}
+
 /// Processes whose arguments have this word.
 fn with_argument(word: &str) -> Vec<i32> {
     let pids = fs::read_dir("/proc").expect("/proc").flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());

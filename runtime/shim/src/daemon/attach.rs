@@ -144,3 +144,6 @@ fn wanted(file: OwnedFd) -> io::Result<Option<OwnedFd>> {
     sys::set_nonblocking(file.as_fd())?;
     Ok(Some(file))
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,8 +8,8 @@ use super::pause::Pause;
 use super::task::{Kind, Life, Starting, Task};
 use super::{Shim, files, refusal};
 use crate::launch::News;
-use crate::sys;
 use crate::sys::process;
+use crate::sys::{self, Moment};
 
 /// The event for a task that has ended.
 pub(super) fn exited(task: &Task) -> Option<Event> {
@@ -71,7 +71,7 @@ impl Shim {
     fn ended(&mut self, key: u32, exit: ExitRecord) {
         let Some(task) = self.tasks.iter_mut().find(|task| task.key == key) else { return };
         if let Some(stdio) = &mut task.stdio {
-            stdio.finish(&mut self.scratch, exit.at);
+            stdio.finish(&mut self.scratch, Moment { wall: exit.at, steady: sys::steady() });
         }
         // Told all the same if the disk is full: whoever watches knows, and asks again after a restart.
         let _ = files::replace(&task.directory.join("exit"), &exit.to_string());

@@ -10,8 +10,8 @@ use shim::plan::{LARGEST_LAUNCH, Launch};
 
 use crate::launch::{Doing, Failure};
 
-/// Records are a few words.
-const LARGEST_RECORD: u64 = 4096;
+/// Records are a few words, the longest text is a path.
+const LARGEST_TEXT: u64 = 8192;
 
 /// Writes a whole file by renaming it into place.
 pub(super) fn replace(path: &Path, content: &str) -> io::Result<()> {
@@ -25,9 +25,14 @@ pub(super) fn replace(path: &Path, content: &str) -> io::Result<()> {
 
 /// A record, or `None` when there is none that can be read.
 pub(super) fn record<T: FromStr>(path: &Path) -> Option<T> {
+    text(path).ok()?.parse().ok()
+}
+
+/// A short text.
+pub(super) fn text(path: &Path) -> io::Result<String> {
     let mut text = String::new();
-    fs::File::open(path).ok()?.take(LARGEST_RECORD).read_to_string(&mut text).ok()?;
-    text.parse().ok()
+    fs::File::open(path)?.take(LARGEST_TEXT).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// A plan.

@@ -43,12 +43,12 @@ impl Process {
 
     /// Also everybody in its process group and session. Only while it is not reaped: then both numbers are its own.
     pub(super) fn signal_session(&self, signal: i32) -> io::Result<()> {
-        let done = self.signal(signal);
+        self.signal(signal)?;
         let _ = process::kill(-self.pid, signal);
         for pid in members(self.pid).into_iter().filter(|pid| *pid != self.pid) {
             let _ = process::kill(pid, signal);
         }
-        done
+        Ok(())
     }
 
     /// Exit code of an adopted process that has ended, and what is to be said about it.

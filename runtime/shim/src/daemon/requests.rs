@@ -3,13 +3,13 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use shim::wire::{Event, Packet, Reply, Request};
+use shim::wire::{Event, LARGEST_PACKET, Packet, Reply, Request};
 
 use super::exits::exited;
 use super::pause::Pause;
 use super::stdio::Stdio;
 use super::task::{Kind, Task};
-use super::{SHUTDOWN_PATIENCE, Shim, files, refusal};
+use super::{LAST_WORDS, SHUTDOWN_PATIENCE, Shim, files, refusal};
 use crate::launch::{Doing, Failure};
 use crate::sys;
 
@@ -85,7 +85,13 @@ impl Shim {
             Pause::Ended(_) => 0,
         };
         let running = |task: &Task| if task.runs() { task.process.pid } else { 0 };
-        Reply::State { pause, tasks: self.tasks.iter().map(|task| (task.id.clone(), running(task))).collect() }
+        let tasks = self.tasks.iter().map(|task| (task.id.clone(), running(task)));
+        let state = Reply::State { pause, tasks: tasks.collect() };
+        // As a packet it has a version byte and a tag more; hundreds of execs that nobody forgot.
+        if Packet::Reply(state.clone()).encode().len() <= LARGEST_PACKET {
+            return state;
+        }
+        Reply::Failed { reason: "more is there than fits into one packet".into(), errno: libc::EMSGSIZE }
     }
 
     fn task(&mut self, id: &str) -> Result<&mut Task, Failure> {
@@ -125,7 +131,7 @@ impl Shim {
         if let Some(connection) = self.connections.iter_mut().find(|connection| connection.key == key) {
             connection.busy = true;
         }
-        if let Some((earlier, _)) = self.shutdown.replace((key, sys::now() + SHUTDOWN_PATIENCE)) {
+        if let Some((earlier, _)) = self.shutdown.replace((key, sys::steady() + SHUTDOWN_PATIENCE)) {
             let reason = "another connection asked for the end as well".to_owned();
             self.reply(earlier, Reply::Failed { reason, errno: libc::EALREADY }, None);
         }
@@ -140,8 +146,8 @@ impl Shim {
         let left = self.tasks.iter().filter(|task| task.runs()).count();
         if left == 0 {
             let Pause::Running(pause) = &self.pause else {
-                self.done =
-                    self.tasks.iter().filter_map(|task| task.stdio.as_ref()).all(Stdio::idle) || now >= deadline;
+                let told = self.tasks.iter().filter_map(|task| task.stdio.as_ref()).all(Stdio::idle);
+                self.done = told || now >= deadline - SHUTDOWN_PATIENCE + LAST_WORDS;
                 if self.done {
                     self.reply(asker, Reply::Done, None);
                 }

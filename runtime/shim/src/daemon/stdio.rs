@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use super::attach::{Client, LARGEST_LAG};
 use super::cri::{Lines, Stream, timestamp};
+use super::files;
 use super::log::Log;
-use crate::sys;
+use crate::sys::{self, Moment};
 
 /// Log lines are written to the file when this much is together, bytes.
 const BATCH: usize = 32 * 1024;
@@ -68,9 +69,9 @@ pub(super) struct Wanted {
 
 impl Wanted {
     pub(super) fn read(directory: &Path) -> io::Result<Self> {
-        let log = fs::read_to_string(directory.join("log"))?;
+        let log = files::text(&directory.join("log"))?;
         let log = Some(PathBuf::from(log.trim_end_matches('\n'))).filter(|path| path.is_absolute());
-        let mode = match fs::read_to_string(directory.join("stdin"))?.trim_end() {
+        let mode = match files::text(&directory.join("stdin"))?.trim_end() {
             "once" => StdinMode::Once,
             "open" => StdinMode::Open,
             _ => StdinMode::No,
@@ -172,6 +173,10 @@ impl Stdio {
 
     /// Adds a client; what it types is not read when nobody would.
     pub(super) fn attach(&mut self, descriptors: Vec<OwnedFd>) -> io::Result<()> {
+        if self.terminal && self.outputs[0].is_none() {
+            // Lost with the shim that held its master, or closed by the container.
+            return Err(io::Error::from_raw_os_error(libc::ENXIO));
+        }
         self.last_client += 1;
         let mut client = Client::new(self.last_client, descriptors)?;
         if self.input.is_none() || self.typed_last {
@@ -222,7 +227,7 @@ impl Stdio {
     }
 
     /// One of the descriptors is ready.
-    pub(super) fn handle(&mut self, end: End, events: i16, scratch: &mut [u8], now: i64) {
+    pub(super) fn handle(&mut self, end: End, events: i16, scratch: &mut [u8], now: Moment) {
         match end {
             End::Output(stream) => self.pump(stream, READS_PER_TURN, scratch, now),
             End::Input => self.feed(),
@@ -230,11 +235,11 @@ impl Stdio {
             End::Sink(key, stream) => {
                 let closed = events & (libc::POLLERR | libc::POLLNVAL) != 0 || events == libc::POLLHUP;
                 if let Some(client) = self.clients.iter_mut().find(|client| client.key == key) {
-                    client.flush(stream, closed, now);
+                    client.flush(stream, closed, now.steady);
                 }
             }
         }
-        self.sweep(now);
+        self.sweep(now.steady);
     }
 
     /// Forgets clients that are gone or too slow.
@@ -245,7 +250,7 @@ impl Stdio {
     }
 
     /// Reads on until the stream is empty or has had its turn.
-    fn pump(&mut self, stream: usize, turns: usize, scratch: &mut [u8], now: i64) {
+    fn pump(&mut self, stream: usize, turns: usize, scratch: &mut [u8], now: Moment) {
         for _ in 0..turns {
             if self.held_up(stream) {
                 return;
@@ -260,34 +265,34 @@ impl Stdio {
         }
     }
 
-    fn pass_on(&mut self, stream: usize, bytes: &[u8], now: i64) {
+    fn pass_on(&mut self, stream: usize, bytes: &[u8], now: Moment) {
         let Some((_, lines)) = &mut self.outputs[stream] else { return };
-        let time = timestamp(now);
+        let time = timestamp(now.wall);
         let mut taken = 0;
         while taken < bytes.len() {
             let mut out = Vec::new();
             taken += lines.push(&bytes[taken..], time.as_bytes(), BATCH, &mut out);
-            self.log.write(&out, now);
+            self.log.write(&out, now.wall);
         }
-        self.clients.iter_mut().for_each(|client| client.put(stream, bytes, now));
+        self.clients.iter_mut().for_each(|client| client.put(stream, bytes, now.steady));
     }
 
-    fn close_output(&mut self, stream: usize, now: i64) {
+    fn close_output(&mut self, stream: usize, now: Moment) {
         self.end_line(stream, now);
         self.outputs[stream] = None;
     }
 
-    fn end_line(&mut self, stream: usize, now: i64) {
+    fn end_line(&mut self, stream: usize, now: Moment) {
         if let Some((_, lines)) = &mut self.outputs[stream] {
             let mut out = Vec::new();
-            lines.finish(timestamp(now).as_bytes(), &mut out);
-            self.log.write(&out, now);
+            lines.finish(timestamp(now.wall).as_bytes(), &mut out);
+            self.log.write(&out, now.wall);
         }
     }
 
     /// The container has exited. What it wrote is in its pipes already, so they are read until they are empty, or
     /// until more came than a pipe holds: then a process it left behind goes on writing, and is read on as before.
-    pub(super) fn finish(&mut self, scratch: &mut [u8], now: i64) {
+    pub(super) fn finish(&mut self, scratch: &mut [u8], now: Moment) {
         self.ended = true;
         for stream in 0..self.outputs.len() {
             self.pump(stream, LARGEST_PIPE / scratch.len(), scratch, now);
@@ -295,7 +300,7 @@ impl Stdio {
         }
         self.input = None;
         self.typed = Vec::new();
-        self.sweep(now);
+        self.sweep(now.steady);
     }
 
     fn type_in(&mut self, key: u32, scratch: &mut [u8]) {

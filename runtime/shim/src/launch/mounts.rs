@@ -73,6 +73,10 @@ fn attributes(flags: u64) -> (u64, u64) {
 
 fn clone(mount: &Mount) -> Result<OwnedFd, Failure> {
     let doing = || describe(mount);
+    // An empty path would be our working directory: the host's root.
+    if !mount.source.as_bytes().starts_with(b"/") {
+        return Err(Failure::plain(format!("{}: its source is not an absolute path", doing()), libc::EINVAL));
+    }
     // SAFETY: AT_FDCWD is always valid to borrow.
     let here = unsafe { BorrowedFd::borrow_raw(libc::AT_FDCWD) };
     let tree = mounts::clone_tree(here, &mount.source, mount.flags & libc::MS_REC != 0).doing(doing)?;

@@ -51,6 +51,9 @@ pub(super) fn empty() -> Result<(), Failure> {
 /// The root's mount, a private copy, attached over its own directory: a root to pivot into must be a mount.
 fn prepare(root: &Root) -> Result<OwnedFd, Failure> {
     let doing = || format!("preparing the root {}", root.path.display());
+    if !root.path.is_absolute() {
+        return Err(Failure::plain(format!("{}: it is not an absolute path", doing()), libc::EINVAL));
+    }
     let propagation = if root.propagation == 0 { libc::MS_SLAVE | libc::MS_REC } else { root.propagation };
     propagate(c"/", propagation).doing(|| "changing the propagation of /".into())?;
     if propagation & libc::MS_SHARED != 0 {
