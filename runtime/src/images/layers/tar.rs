@@ -349,6 +349,10 @@ impl<R: Read> Read for Data<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let reader = &mut *self.0;
         let wanted = buffer.len().min(usize::try_from(reader.left).unwrap_or(usize::MAX));
+        if wanted == 0 {
+            // Not asked of the input: a zstd decoder takes many reads of nothing for a fault.
+            return Ok(0);
+        }
         let count = reader.input.read(&mut buffer[..wanted])?;
         reader.left -= count as u64;
         reader.advance(count as u64).map_err(io::Error::other)?;

@@ -107,11 +107,12 @@ fn is_passing(status: u16) -> bool {
 fn is_refusal_of_tls(error: &(dyn Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
-        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        if error.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
+        if error.is::<rustls::Error>() {
             return true;
         }
-        next = error.source();
+        // An I/O error hides what it wraps from `source`, and connectors wrap one in another.
+        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        next = wrapped.map(|wrapped| wrapped as &(dyn Error + 'static)).or_else(|| error.source());
     }
     false
 }
@@ -133,7 +134,7 @@ mod tests {
         assert_eq!(wait(status(429, Some(3)), 0), Some(3000));
         assert_eq!(wait(status(429, Some(3600)), 0), Some(10_000));
         assert_eq!(wait(status(400, None), 0), None);
-        let tls = io::Error::new(io::ErrorKind::InvalidData, rustls::Error::DecryptError);
+        let tls = io::Error::other(io::Error::new(io::ErrorKind::InvalidData, rustls::Error::DecryptError));
         assert_eq!(wait(RegistryError::Unreachable { address: String::new(), source: tls.into() }, 0), None);
         let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
         assert_eq!(wait(RegistryError::Unreachable { address: String::new(), source: refused.into() }, 1), Some(1000));
