@@ -123,6 +123,42 @@ mod tests {
         assert!(Stat::parse(b"7 (sh)").is_none());
     }
 
+    /// A child that exits with 7 when its stdin ends, taken for one that an earlier shim has started.
+    fn adopted() -> (std::process::Child, Process) {
+        let mut command = std::process::Command::new("/bin/sh");
+        let child =
+            command.args(["-c", "read x; exit 7"]).stdin(std::process::Stdio::piped()).spawn().expect("a shell");
+        let process = Process::adopt(record(child.id().cast_signed())).expect("it is there");
+        (child, process)
+    }
+
+    fn wait_for_end(process: &Process) {
+        use std::os::fd::AsRawFd;
+        let pidfd = process.adopted.as_ref().expect("it was adopted");
+        let mut ended = [libc::pollfd { fd: pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 }];
+        sys::poll(&mut ended, 20_000).expect("waiting");
+        assert_ne!(ended[0].revents, 0, "it ends");
+    }
+
+    #[test]
+    fn the_exit_code_of_an_adopted_process_is_known_before_it_is_reaped() {
+        let (mut child, process) = adopted();
+        drop(child.stdin.take());
+        wait_for_end(&process);
+        assert_eq!(process.lost_code(), (7, None));
+        child.wait().expect("reaping");
+    }
+
+    #[test]
+    fn the_exit_code_of_an_adopted_process_is_known_after_somebody_else_has_reaped_it() {
+        let (mut child, process) = adopted();
+        child.wait().expect("reaping");
+        let known = process::pidfd_status(process.adopted.as_ref().expect("it was adopted").as_fd()).is_some();
+        let (code, note) = process.lost_code();
+        // Kernels before 6.15 do not tell, and then we say so.
+        assert_eq!((code, note.is_none()), if known { (7, true) } else { (255, false) });
+    }
+
     #[test]
     fn a_process_is_not_taken_for_a_later_one_with_its_number() {
         let mut own = record(std::process::id() as i32);

@@ -91,7 +91,7 @@ proptest! {
             while !piece.is_empty() {
                 let mut out = Vec::new();
                 let taken = splitter.push(piece, b"T", enough, &mut out);
-                prop_assert!(taken > 0);
+                prop_assert!(taken > 0 || !out.is_empty(), "it goes on");
                 prop_assert!(out.len() < enough + LONGEST_CONTENT + 20);
                 piece = &piece[taken..];
                 log.extend(out);
