@@ -202,12 +202,11 @@ enum Mounted {
 /// A line of mountinfo that is a whole cgroup hierarchy below [`ROOT`]; fields as in proc_pid_mountinfo(5).
 fn parse_line(line: &str) -> Option<Mounted> {
     let (left, right) = line.split_once(" - ")?;
-    let mut left = left.split(' ').skip(3);
-    let (root, mount_point) = (left.next()?, left.next()?);
+    let mount_point = left.split(' ').nth(4)?;
     let mut right = right.split(' ');
     let (fs_type, options) = (right.next()?, right.nth(1)?);
-    // A mount whose root is not the hierarchy's own shows a part of it: another container's view.
-    if root != "/" || !Path::new(mount_point).starts_with(ROOT) {
+    // What is mounted elsewhere is a container's view. Our own may be one as well: then all is made below our group.
+    if !Path::new(mount_point).starts_with(ROOT) {
         return None;
     }
     match fs_type {
@@ -285,12 +284,22 @@ mod tests {
     #[test]
     fn another_containers_view_of_a_hierarchy_is_not_taken_for_it() {
         check(
-            "31 30 0:27 /kubepods/pod1 /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
-             32 30 0:28 / /run/c/rootfs/sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
+            "31 30 0:27 /kubepods/pod1 /run/c/rootfs/sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
              33 30 0:29 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
             expect![[r#"
                 V2
                 /sys/fs/cgroup (v2)
+            "#]],
+        );
+    }
+
+    #[test]
+    fn inside_a_container_its_own_group_is_the_root() {
+        check(
+            "31 30 0:27 /docker/1234 /sys/fs/cgroup/memory ro - cgroup cgroup rw,memory\n",
+            expect![[r#"
+                V1
+                /sys/fs/cgroup/memory memory
             "#]],
         );
     }
