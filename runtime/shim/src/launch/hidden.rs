@@ -59,12 +59,18 @@ fn find(inside: &Inside, path: &Path) -> io::Result<Option<OwnedFd>> {
 }
 
 fn cover(covers: &mut Covers, target: BorrowedFd<'_>) -> io::Result<()> {
-    let is_directory = sys::kind(target)? == libc::S_IFDIR;
-    let (slot, open): (_, fn() -> io::Result<OwnedFd>) =
-        if is_directory { (&mut covers.empty, empty_directory) } else { (&mut covers.null, null_device) };
-    let original = match slot {
-        Some(original) => original,
-        None => slot.insert(open()?),
+    let original = if sys::kind(target)? == libc::S_IFDIR {
+        let Some(original) = &covers.empty else {
+            // The first is used as it is: before Linux 6.15 only what is attached somewhere can be cloned.
+            let made = covers.empty.insert(empty_directory()?);
+            return mounts::attach(made.as_fd(), target);
+        };
+        original
+    } else {
+        match &mut covers.null {
+            Some(original) => original,
+            slot => slot.insert(null_device()?),
+        }
     };
     let tree = mounts::clone_tree(original.as_fd(), c"", false)?;
     mounts::attach(tree.as_fd(), target)
