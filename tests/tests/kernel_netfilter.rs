@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
 use anyhow::Result;
-use netfilter::apply::{ApplyError, Backend, KUBELET_CANARY, PROXY_CANARY, Watch};
+use netfilter::apply::{ApplyError, Backend, Iptables, KUBELET_CANARY, PROXY_CANARY, Watch};
 use netfilter::iptables::{JUMPS, Jump, Table, Tables};
 use netfilter::nft;
 use netfilter::{Fake, Family, Model, NodeConfig, Policy, Protocol, Ruleset, ServicePort, Transaction};
@@ -445,4 +445,85 @@ fn a_change_by_anybody_is_seen_without_listing_rules() {
         assert_eq!(six.fingerprint()?, six.fingerprint()?);
         Ok(())
     });
+}
+
+/// Gives node, neighbour and pod 2 addresses of IPv6 and a way to 2001:db8:96::/64 through the node.
+fn with_ipv6(world: &mut World) -> Result<Netns> {
+    let pod = world.pod(2)?;
+    world.node.set_sysctl("net/ipv6/conf/all/forwarding", "1")?;
+    for (netns, address) in [
+        (&world.node, "2001:db8::1/64 dev wan"),
+        (&world.node, "fd00:244::1/64 dev cni0"),
+        (&world.neighbour, "2001:db8::2/64 dev lan"),
+        (&pod, "fd00:244::2/64 dev eth0"),
+    ] {
+        // Without the wait for duplicates, which would need a sleep here.
+        netns.ip(&format!("address add {address} nodad"))?;
+    }
+    world.neighbour.ip("route add 2001:db8:96::/64 via 2001:db8::1")?;
+    world.node.ip("route add default via 2001:db8::2")?;
+    pod.ip("route add default via fd00:244::1")?;
+    pod.serve_tcp("[::]:8080", "six")?;
+    Ok(pod)
+}
+
+fn model_of_ipv6() -> Result<Model> {
+    let mut web = ServicePort::new(Protocol::Tcp, "2001:db8:96::a".parse()?, port(80)?);
+    (web.node_port, web.affinity_seconds) = (Some(port(30080)?), NonZeroU32::new(60));
+    let mut endpoint = netfilter::Endpoint::ready("fd00:244::2".parse()?, port(8080)?);
+    endpoint.local = true;
+    web.endpoints.push(endpoint);
+    let empty = ServicePort::new(Protocol::Tcp, "2001:db8:96::b".parse()?, port(80)?);
+    let mut model = Model::new(Family::V6);
+    model.insert(netfilter::ServicePortName::new("demo", "web", "http")?, web);
+    model.insert(netfilter::ServicePortName::new("demo", "empty", "http")?, empty);
+    Ok(model)
+}
+
+#[test]
+fn ipv6_works_in_all_three_ways() {
+    if !can_run() {
+        return;
+    }
+    let config = NodeConfig {
+        local_traffic: netfilter::LocalTraffic::Cidr("fd00:244::/64".parse().unwrap()),
+        ..NodeConfig::default()
+    };
+    let ask = |world: &World, pod: &Netns| -> Result<()> {
+        for (who, from, address, seen) in [
+            ("the neighbour", &world.neighbour, "[2001:db8:96::a]:80", "six fd00:244::1"),
+            ("the neighbour", &world.neighbour, "[2001:db8::1]:30080", "six fd00:244::1"),
+            ("the node", &world.node, "[2001:db8:96::a]:80", "six fd00:244::1"),
+            ("the pod itself", pod, "[2001:db8:96::a]:80", "six fd00:244::1"),
+        ] {
+            assert_eq!(from.ask_tcp(address)?, seen, "{who} asks {address}");
+        }
+        let error = world.node.ask_tcp("[2001:db8:96::b]:80").unwrap_err();
+        let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        assert_eq!(kind, Some(std::io::ErrorKind::ConnectionRefused), "{error:#}");
+        Ok(())
+    };
+    on_both(|mut world| {
+        let pod = with_ipv6(&mut world)?;
+        let ruleset = Ruleset::render(&model_of_ipv6()?, &config);
+        let transaction = Transaction::from_nothing(&ruleset);
+        let tables = world.node.run(|| -> Result<Tables> {
+            let iptables = Iptables::find(Family::V6)?;
+            assert!(iptables.is_supported());
+            assert_eq!(iptables.backend(), world.iptables().backend());
+            iptables.restore(&transaction)?;
+            Ok(iptables.save(None)?)
+        })??;
+        assert_eq!(Transaction::takeover(&tables, &ruleset).text(), "");
+        ask(&world, &pod)
+    });
+    let test = || -> Result<()> {
+        let mut world = World::with_nftables()?;
+        let pod = with_ipv6(&mut world)?;
+        let ruleset = nft::Ruleset::render(&model_of_ipv6()?, &config);
+        let transaction = nft::Transaction::between(&nft::Ruleset::empty(Family::V6), &ruleset);
+        world.node.run(|| world.nftables().0.restore(&transaction))??;
+        ask(&world, &pod)
+    };
+    test().unwrap();
 }

@@ -3,6 +3,8 @@ use crate::testing::{ip, model, node, service};
 use crate::{InterfaceName, LocalTraffic, NodePortAddresses, Protocol};
 use expect_test::{Expect, expect};
 
+mod trace;
+
 /// What the services add to a node, as `iptables-save` prints it.
 fn added(services: Vec<(&str, ServicePort)>, node: &NodeConfig) -> String {
     let model = model(services);
@@ -192,6 +194,13 @@ fn example_d_no_endpoints() {
         filter KUBE-EXTERNAL-SERVICES -p udp -m comment --comment "demo/empty:dns has no endpoints" -m addrtype --dst-type LOCAL -m udp --dport 30053 -j REJECT --reject-with icmp-port-unreachable
     "#]],
     );
+}
+
+#[test]
+fn a_health_check_port_is_open_without_endpoints_and_with_few_node_port_addresses() {
+    let node = NodeConfig { node_port_addresses: NodePortAddresses::Only(vec![ip("192.0.2.10")]), ..node() };
+    let added = added(vec![("demo/edge", service("10.96.0.1:80").health_check(31000))], &node);
+    assert!(added.contains("filter KUBE-NODEPORTS -p tcp") && added.contains("--dport 31000 -j ACCEPT"), "{added}");
 }
 
 #[test]
