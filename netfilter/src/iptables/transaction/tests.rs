@@ -248,6 +248,36 @@ fn a_section_holds_at_most_750_chains() {
 }
 
 #[test]
+fn a_chain_is_never_filled_before_it_is_emptied_in_one_section() {
+    // So many refusals go that their chain is written anew, one comes, and nat has nothing to do in between.
+    let refusals = |range: std::ops::Range<u16>| {
+        let mut model = Model::new(Family::V4);
+        for index in range {
+            let service = service(&format!("10.97.0.{index}:80"));
+            model.insert(crate::testing::name(&format!("demo/s{index}")), service);
+        }
+        Ruleset::render(&model, &node())
+    };
+    let (old, new) = (refusals(0..70), refusals(70..71));
+    let mut fake = Fake::new(Family::V4);
+    fake.apply(&Transaction::from_nothing(&old)).unwrap();
+    fake.apply(&Transaction::between(&old, &new)).unwrap();
+    assert_eq!(fake.tables().rules(Table::Filter, "KUBE-SERVICES").map(<[String]>::len), Some(1));
+}
+
+#[test]
+fn rules_that_are_inserted_keep_their_order() {
+    let node = NodeConfig { nfacct: true, ..node() };
+    let old = Ruleset::render(&model(vec![other()]), &node);
+    let new = old.next(&model(vec![other(), ("demo/web", web(&["10.244.0.1:80"]).node_port(30000))]), &node);
+    let mut fake = Fake::new(Family::V4);
+    fake.apply(&Transaction::from_nothing(&old)).unwrap();
+    fake.apply(&Transaction::between(&old, &new)).unwrap();
+    let rules = fake.tables().rules(Table::Nat, "KUBE-NODEPORTS").unwrap();
+    assert!(rules[0].contains("localhost_nps_accepted_pkts") && !rules[1].contains("nfacct"), "{rules:?}");
+}
+
+#[test]
 fn other_settings_reach_every_rule() {
     let model = model(vec![other()]);
     let old = Ruleset::render(&model, &node());
