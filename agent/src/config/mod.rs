@@ -193,8 +193,14 @@ impl Draft {
         let pod_cidr = self.pod_cidr.parse::<IpNet>();
         self.complain(&mut bad);
         match pod_cidr {
-            Ok(pod_cidr) if bad.is_empty() => Ok(self.into_config(pod_cidr)),
-            Ok(_) => Err(bad),
+            Ok(pod_cidr @ IpNet::V4(_)) if bad.is_empty() => Ok(self.into_config(pod_cidr)),
+            Ok(IpNet::V4(_)) => Err(bad),
+            Ok(IpNet::V6(_)) => {
+                let problem =
+                    format!("{:?} is no IPv4 network; the pod bridge needs one, such as 10.88.0.0/16", self.pod_cidr);
+                bad.push(BadSetting { setting: "pod_cidr", problem });
+                Err(bad)
+            }
             Err(_) => {
                 let problem = format!("{:?} is no network; 10.88.0.0/16 is one", self.pod_cidr);
                 bad.push(BadSetting { setting: "pod_cidr", problem });

@@ -1,12 +1,12 @@
 //! Can this machine run pods at all? Asked before anything is changed.
 
 use std::fs;
+use std::io::Read;
 use std::path::Path;
-use std::process::Stdio;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::unistd::geteuid;
-use tokio::process::Command;
 
 /// A program that only lists something answers at once, or never.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -66,13 +66,16 @@ pub fn problems(facts: &Facts) -> Vec<Problem> {
 }
 
 impl Facts {
-    /// Looks at the machine; changes nothing, but for kernel modules that looking may load.
-    pub async fn probe() -> Self {
-        Self { root: geteuid().is_root(), overlayfs: overlayfs().await, controllers: controllers(), nat: nat().await }
+    /// Looks at the machine; changes nothing, but for kernel modules that looking may load. Blocks for as long as the
+    /// programs take that it asks: meant for the start.
+    pub fn probe() -> Self {
+        // Without the rights to look, what is seen says nothing.
+        let root = geteuid().is_root();
+        Self { root, overlayfs: overlayfs(), controllers: controllers(), nat: if root { nat() } else { None } }
     }
 }
 
-async fn overlayfs() -> bool {
+fn overlayfs() -> bool {
     let listed = || {
         let text = fs::read_to_string("/proc/filesystems").unwrap_or_default();
         text.lines().any(|line| line.split_whitespace().last() == Some("overlay"))
@@ -81,7 +84,7 @@ async fn overlayfs() -> bool {
         return true;
     }
     // Where there is no modprobe there are no modules either.
-    let _ = run("modprobe", &["overlay"]).await;
+    let _ = run("modprobe", &["overlay"]);
     listed()
 }
 
@@ -95,22 +98,30 @@ fn controllers() -> Vec<String> {
     found
 }
 
-async fn nat() -> Option<String> {
-    run("iptables", &["-w", "5", "-t", "nat", "-S", "POSTROUTING"]).await.err()
+fn nat() -> Option<String> {
+    run("iptables", &["-w", "5", "-t", "nat", "-S", "POSTROUTING"]).err()
 }
 
-async fn run(program: &str, args: &[&str]) -> Result<(), String> {
+fn run(program: &str, args: &[&str]) -> Result<(), String> {
     let mut command = Command::new(program);
-    command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
-    match tokio::time::timeout(PATIENCE, command.output()).await {
-        Err(_) => Err(format!("{program} does not answer")),
-        Ok(Err(error)) => Err(format!("running {program}: {error}")),
-        Ok(Ok(output)) if output.status.success() => Ok(()),
-        Ok(Ok(output)) => {
-            let text = String::from_utf8_lossy(&output.stderr);
-            Err(text.lines().next().unwrap_or("it failed").chars().take(200).collect())
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(|error| format!("running {program}: {error}"))?;
+    let begun = Instant::now();
+    while child.try_wait().map_err(|error| format!("waiting for {program}: {error}"))?.is_none() {
+        if begun.elapsed() > PATIENCE {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(format!("{program} does not answer"));
         }
+        std::thread::sleep(Duration::from_millis(1));
     }
+    let status = child.wait().map_err(|error| format!("waiting for {program}: {error}"))?;
+    if status.success() {
+        return Ok(());
+    }
+    let mut text = String::new();
+    let _ = child.stderr.take().map(|stderr| stderr.take(4_096).read_to_string(&mut text));
+    Err(text.lines().next().unwrap_or("it failed").chars().take(200).collect())
 }
 
 #[cfg(test)]

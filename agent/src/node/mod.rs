@@ -1,17 +1,19 @@
 //! Joins the parts of the agent and owns their tasks.
 //!
 //! ```text
-//! Node::build(Config, Seams, watch::Receiver<Arc<Desired>>, Recorder) -> Result<Node, NodeError>
-//!     // takes the lock (a second agent is told the first one's pid), adopts what runs, starts all tasks
+//! facts::problems(&Facts::probe())            // can this machine run pods? Before anything is changed
+//! lock(&Config) -> Lock                       // a second agent is told the first one's pid
+//! Node::build(Config, Lock, Arc<dyn Runtime>, watch::Receiver<Arc<Desired>>, Recorder) -> Node
+//!     // adopts what runs, starts all tasks
 //! node.handle() -> Handle                     // Clone; for the command line and the agent's socket
 //! node.stop().await                           // the tasks end, the pods go on
 //! ```
-//!
-//! `facts` checks the machine before anything is changed.
 
+mod addresses;
 mod cgroups;
 pub mod facts;
 mod lock;
+mod seams;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -33,13 +35,22 @@ use crate::observe;
 use crate::pods::memory::{Memory, MemoryError};
 use crate::pods::registry::{Ask, Registry};
 use crate::pods::seams::{CgroupError, HttpHooks, PodCgroups, PodProbes, PodVolumes};
-use crate::pods::tools::{Tools, Views};
+use crate::pods::tools::{Tools, Views, object_name};
 use crate::resources::cgroup_values;
 use crate::sources::Desired;
 use crate::view::PodViews;
 
+pub use addresses::primary_addresses;
 pub use cgroups::NodeCgroups;
 pub use lock::{Lock, LockError, take as take_lock};
+
+/// Takes the lock of these directories.
+///
+/// # Errors
+/// [`LockError::Taken`] names the process that has it.
+pub fn lock(config: &Config) -> Result<Lock, LockError> {
+    take_lock(&config.dirs.lock())
+}
 
 /// How long tasks may take to end before they are left behind.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -77,6 +88,9 @@ pub enum NodeError {
     /// There are no cgroups.
     #[error("preparing cgroups")]
     Cgroups(#[from] CgroupError),
+    /// The TLS library.
+    #[error("preparing TLS for probes")]
+    Tls(#[source] rustls::Error),
     /// A directory could not be made.
     #[error("making {}", path.display())]
     Directory {
@@ -92,6 +106,7 @@ pub struct Node {
     handle: Handle,
     tasks: TaskTracker,
     stop: CancellationToken,
+    _lock: Option<Lock>,
 }
 
 /// What the command line and the agent's socket work with.
@@ -108,18 +123,35 @@ pub struct Handle {
     /// Pulls with the agent's bounds.
     pub images: Images,
     asks: mpsc::Sender<Ask>,
+    cgroups: Option<NodeCgroups>,
 }
 
+/// There is no such pod (any more).
+#[derive(Debug, thiserror::Error)]
+#[error("there is no pod {0}")]
+pub struct NoSuchPod(pub ObjectName);
+
 impl Handle {
-    /// Stops these pods with their grace periods; they stay away until their manifest changes. Returns when nothing of
-    /// them is left.
-    pub async fn stop_pods(&self, pods: Vec<ObjectName>) {
-        self.ask(|answer| Ask::Stop(pods, answer)).await;
+    /// Stops the pod with its grace period; it stays away until its manifest changes. Returns when nothing of it is
+    /// left.
+    ///
+    /// # Errors
+    /// [`NoSuchPod`].
+    pub async fn stop_pod(&self, name: &ObjectName) -> Result<(), NoSuchPod> {
+        let known = self.views.borrow().values().any(|view| object_name(&view.pod) == *name);
+        if !known {
+            return Err(NoSuchPod(name.clone()));
+        }
+        self.ask(|answer| Ask::Stop(vec![name.clone()], answer)).await;
+        Ok(())
     }
 
     /// Stops every pod with its grace period and starts none any more. Returns when nothing of them is left.
     pub async fn stop_all(&self) {
         self.ask(Ask::StopAll).await;
+        if let Some(cgroups) = &self.cgroups {
+            cgroups.leave().await;
+        }
     }
 
     async fn ask(&self, ask: impl FnOnce(oneshot::Sender<()>) -> Ask) {
@@ -137,7 +169,7 @@ impl Node {
     ///
     /// # Errors
     /// [`NodeError`]; nothing runs then.
-    pub async fn build(
+    pub async fn join(
         config: Config,
         seams: Seams,
         mut desired: watch::Receiver<Arc<Desired>>,
@@ -176,8 +208,8 @@ impl Node {
         // Eight people at once are plenty; the ninth waits a moment.
         let (asks, asked) = mpsc::channel(8);
         tasks.spawn(registry.run(desired, asked));
-        let handle = Handle { views: views.listen(), recorder, runtime, config, images, asks };
-        Ok(Self { handle, tasks, stop })
+        let handle = Handle { views: views.listen(), recorder, runtime, config, images, asks, cgroups: None };
+        Ok(Self { handle, tasks, stop, _lock: None })
     }
 
     /// For the command line and the agent's socket.

@@ -12,6 +12,7 @@ use tracing::warn;
 use super::life::Life;
 use super::plan::Kept;
 use crate::names::PodUid;
+use crate::probes::SavedProbes;
 
 const FILE: &str = "longshore.json";
 /// A pod is at most 1.5 MiB in an API server, a status not much more.
@@ -31,7 +32,7 @@ pub struct Remembered {
     /// From first wanted to all containers running, in milliseconds.
     pub started_in_ms: Option<u64>,
     /// Counters of its probes.
-    pub probes: Option<serde_json::Value>,
+    pub probes: Option<SavedProbes>,
 }
 
 /// What is remembered could not be written or read.

@@ -3,6 +3,7 @@
 use super::life::Verdict;
 use super::plan::Inputs;
 use super::roles::{self, Member, Role};
+use super::sandbox;
 use crate::observe::{Container, State};
 use crate::probes::Outcome;
 
@@ -43,6 +44,9 @@ pub(super) fn verdict(inputs: &Inputs<'_>) -> Option<Verdict> {
     }
     let regular: Vec<_> = members.iter().filter(|member| member.role == Role::Regular).collect();
     let over = !regular.is_empty() && regular.iter().all(|member| ended(member).is_some());
+    // Its sandbox is gone and there will be no other: what was never started will not be.
+    let stranded = !inputs.seen.anything_runs() && sandbox::need(inputs, &members) == sandbox::Need::Nothing;
+    let over = over || stranded;
     over.then(|| plain(regular.iter().all(|member| exit_code(inputs, member) == Some(0))))
 }
 

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::fields::Allocatable;
 use crate::names::PodUid;
-use crate::probes::ProbeResults;
+use crate::probes::{ProbeResults, SavedProbes};
 use crate::sources::Objects;
 use crate::volumes::{MountedVolumes, SubPath, VolumeError};
 
@@ -85,12 +85,7 @@ pub struct Probed {
 /// Probes of one pod's containers: they look and report.
 pub trait PodProbes: Send + Sync {
     /// Begins; the results come through the channel. `saved` is what [`PodProbes::save`] gave to a former run.
-    fn track(
-        &self,
-        pod: &Arc<Pod>,
-        uid: &PodUid,
-        saved: Option<serde_json::Value>,
-    ) -> watch::Receiver<Arc<ProbeResults>>;
+    fn track(&self, pod: &Arc<Pod>, uid: &PodUid, saved: Option<SavedProbes>) -> watch::Receiver<Arc<ProbeResults>>;
     /// A container runs, and its postStart hook is through.
     fn running(&self, uid: &PodUid, container: Probed);
     /// It does not run any more.
@@ -102,7 +97,7 @@ pub trait PodProbes: Send + Sync {
     /// The pod is gone.
     fn forget(&self, uid: &PodUid);
     /// Counters that should survive the agent.
-    fn save(&self, uid: &PodUid) -> Option<serde_json::Value>;
+    fn save(&self, uid: &PodUid) -> Option<SavedProbes>;
 }
 
 /// A hook's HTTP request failed to be sent; what the answer says does not matter.

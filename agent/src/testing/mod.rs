@@ -65,7 +65,7 @@ impl Stage {
             allocatable: Allocatable::default(),
         };
         let config = config(self.dir.path());
-        let built = Node::build(config, seams, self.wanted.subscribe(), self.recorder.clone()).await;
+        let built = Node::join(config, seams, self.wanted.subscribe(), self.recorder.clone()).await;
         self.node = Some(built.expect("a node"));
     }
 

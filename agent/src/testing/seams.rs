@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use crate::fields::Allocatable;
 use crate::names::PodUid;
 use crate::pods::seams::{CgroupError, HookError, HttpHooks, PodCgroups, PodProbes, PodVolumes, Probed};
-use crate::probes::{ContainerResults, ProbeResults};
+use crate::probes::{ContainerResults, ProbeResults, SavedProbes};
 use crate::sources::Objects;
 use crate::volumes::{MountedVolumes, SubPath, VolumeError};
 
@@ -109,7 +109,7 @@ impl FakeProbes {
 }
 
 impl PodProbes for FakeProbes {
-    fn track(&self, _: &Arc<Pod>, uid: &PodUid, _: Option<serde_json::Value>) -> watch::Receiver<Arc<ProbeResults>> {
+    fn track(&self, _: &Arc<Pod>, uid: &PodUid, _: Option<SavedProbes>) -> watch::Receiver<Arc<ProbeResults>> {
         let mut channels = self.channels.lock().unwrap();
         channels.entry(uid.clone()).or_insert_with(|| watch::Sender::new(Arc::default())).subscribe()
     }
@@ -135,7 +135,7 @@ impl PodProbes for FakeProbes {
         self.channels.lock().unwrap().remove(uid);
     }
 
-    fn save(&self, _: &PodUid) -> Option<serde_json::Value> {
+    fn save(&self, _: &PodUid) -> Option<SavedProbes> {
         None
     }
 }

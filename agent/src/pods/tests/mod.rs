@@ -1,3 +1,4 @@
-//! Whole pods through the worker, with a runtime that behaves.
+//! Whole pods: the pure core against every order of events, and the worker against a runtime that behaves.
 
+mod model;
 mod stage;

@@ -1,0 +1,159 @@
+//! The real rooms behind the workers' seams.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use cri_proto::Runtime;
+use k8s_openapi::api::core::v1::{Container, HTTPGetAction, Pod};
+use tokio::sync::watch;
+
+use super::{Lock, Node, NodeCgroups, NodeError, Seams};
+use crate::config::Config;
+use crate::events::Recorder;
+use crate::fields::Allocatable;
+use crate::names::PodUid;
+use crate::pods::seams::{HookError, HttpHooks, PodProbes, PodVolumes, Probed};
+use crate::probes::{Http, ProbeResults, Probes, Running, SavedProbes, http_get};
+use crate::resources::cgroup_values;
+use crate::sources::{Desired, Objects};
+use crate::volumes::{KernelMounts, MountedVolumes, SubPath, VolumeError, Volumes};
+
+impl Node {
+    /// Adopts what runs and starts all tasks. `desired` must hold the whole set from the start.
+    ///
+    /// # Errors
+    /// [`NodeError`]; nothing runs then.
+    pub async fn build(
+        config: Config,
+        lock: Lock,
+        runtime: Arc<dyn Runtime>,
+        desired: watch::Receiver<Arc<Desired>>,
+        recorder: Recorder,
+    ) -> Result<Self, NodeError> {
+        let (seams, cgroups, probes) = real(&config, runtime, &recorder)?;
+        let mut node = Self::join(config, seams, desired, recorder).await?;
+        node.handle.cgroups = Some(cgroups);
+        node._lock = Some(lock);
+        node.tasks.spawn(probes.run(node.stop.child_token()));
+        Ok(node)
+    }
+}
+
+fn real(
+    config: &Config,
+    runtime: Arc<dyn Runtime>,
+    recorder: &Recorder,
+) -> Result<(Seams, NodeCgroups, Probes), NodeError> {
+    let (cpus, memory) = (cpus(), memory());
+    let cgroups = NodeCgroups::detect(&config.cgroup_root)?;
+    let http = Http::new().map_err(NodeError::Tls)?;
+    let probes = Probes::new(Arc::clone(&runtime), http.clone(), recorder.clone());
+    let seams = Seams {
+        volumes: Arc::new(Volumes::new(&config.dirs.kubelet, Arc::new(KernelMounts))),
+        cgroup_facts: cgroups.facts(memory),
+        cgroups: Arc::new(cgroups.clone()),
+        hooks: Arc::new(Hooks(http)),
+        probes: Arc::new(probes.clone()),
+        allocatable: cgroup_values::allocatable(cpus, memory, disk(config)),
+        runtime,
+    };
+    Ok((seams, cgroups, probes))
+}
+
+fn cpus() -> u64 {
+    std::thread::available_parallelism().map_or(1, |count| u64::try_from(count.get()).unwrap_or(1))
+}
+
+/// Bytes of memory of this machine.
+fn memory() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0).saturating_mul(1_024)
+}
+
+fn disk(config: &Config) -> u64 {
+    let dir = config.dirs.kubelet.ancestors().find(|dir| dir.exists());
+    let stat = dir.and_then(|dir| nix::sys::statvfs::statvfs(dir).ok());
+    stat.map_or(0, |stat| stat.blocks().saturating_mul(stat.fragment_size()))
+}
+
+#[async_trait]
+impl PodVolumes for Volumes {
+    async fn ensure_mounted(
+        &self,
+        pod: &Arc<Pod>,
+        uid: &PodUid,
+        objects: &Objects,
+        node: &Allocatable,
+    ) -> Result<Arc<MountedVolumes>, VolumeError> {
+        Self::ensure_mounted(self, pod, uid, objects, node).await
+    }
+
+    async fn refresh(
+        &self,
+        pod: &Arc<Pod>,
+        uid: &PodUid,
+        objects: &Objects,
+        node: &Allocatable,
+    ) -> Result<(), VolumeError> {
+        Self::refresh(self, pod, uid, objects, node).await
+    }
+
+    async fn subpath(&self, uid: &PodUid, path: SubPath<'_>, volumes: &MountedVolumes) -> Result<PathBuf, VolumeError> {
+        Self::subpath(self, uid, path, volumes).await
+    }
+
+    async fn unmount_all(&self, uid: &PodUid) -> Result<(), VolumeError> {
+        Self::unmount_all(self, uid).await
+    }
+
+    async fn remove_pod_dir(&self, uid: &PodUid) -> Result<(), VolumeError> {
+        Self::remove_pod_dir(self, uid).await
+    }
+}
+
+impl PodProbes for Probes {
+    fn track(&self, pod: &Arc<Pod>, uid: &PodUid, saved: Option<SavedProbes>) -> watch::Receiver<Arc<ProbeResults>> {
+        Self::track(self, pod, uid, saved)
+    }
+
+    fn running(&self, uid: &PodUid, probed: Probed) {
+        let Probed { container, id, started, restored, pod_ip } = &probed;
+        let pod_ip = pod_ip.as_deref();
+        Self::running(self, uid, &Running { container, id, since: *started, restored: *restored, pod_ip });
+    }
+
+    fn stopped(&self, uid: &PodUid, container: &str) {
+        Self::stopped(self, uid, container);
+    }
+
+    fn readiness_wanted(&self, uid: &PodUid) {
+        Self::readiness_wanted(self, uid);
+    }
+
+    fn terminating(&self, uid: &PodUid) {
+        Self::terminating(self, uid);
+    }
+
+    fn forget(&self, uid: &PodUid) {
+        Self::forget(self, uid);
+    }
+
+    fn save(&self, uid: &PodUid) -> Option<SavedProbes> {
+        Self::save(self, uid)
+    }
+}
+
+struct Hooks(Http);
+
+#[async_trait]
+impl HttpHooks for Hooks {
+    async fn get(&self, action: &HTTPGetAction, container: &Container, pod_ip: Option<&str>) -> Result<(), HookError> {
+        match http_get(&self.0, action, container, pod_ip).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(HookError(error.to_string())),
+        }
+    }
+}
