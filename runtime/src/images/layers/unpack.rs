@@ -40,7 +40,7 @@ pub(crate) fn unpack<R: Read>(input: R, root: OwnedFd, limits: LayerLimits) -> R
 // One system call per 128 KiB of a file.
 const BUFFER: usize = 128 * 1024;
 // Implied folders are kept with the layer; builders name all folders, so more than this is not worth remembering.
-const MAX_IMPLIED: usize = 100_000;
+const MAX_IMPLIED: usize = 10_000;
 
 struct Unpacker {
     root: OwnedFd,

@@ -3,6 +3,7 @@
 //! A snapshot is recorded before anything of it exists, so that its layers stay and a later process can finish or
 //! remove it. The writable layer lives as long as the boot: Kubernetes never starts a container again after a reboot.
 
+mod implied;
 mod mount;
 
 use std::fs::{self, DirBuilder};
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::implied::LayerView;
 use super::config::Image;
 use super::digest::DiffId;
 use super::error::ImageError;
@@ -111,7 +113,9 @@ fn prepare(inner: &Arc<Inner>, id: &str, record: SnapshotRecord) -> Result<Snaps
     if before.as_ref().is_some_and(|before| before.boot != record.boot) {
         discard(&inner.paths, id)?;
     }
-    let made = make(inner, &folder, &record).and_then(|()| mount_if_needed(inner, id, &record, &snapshot));
+    let made = make(inner, &folder, &record)
+        .and_then(|()| mount_if_needed(inner, id, &record, &snapshot))
+        .and_then(|()| restore_implied(inner, &record, &snapshot));
     if made.is_err() && before.is_none() && discard(&inner.paths, id).is_ok() {
         inner.state().snapshots.remove(id);
     }
@@ -185,6 +189,18 @@ fn mount_if_needed(inner: &Inner, id: &str, record: &SnapshotRecord, snapshot: &
         layers => unique(layers).iter().map(|layer| inner.paths.layer_content(layer)).collect(),
     };
     mount::overlay(&lower, &snapshot.upper, &work, &snapshot.root).map_err(failed)
+}
+
+/// See [`implied`]. A crash before the end is made good by the next [`prepare`].
+fn restore_implied(inner: &Inner, record: &SnapshotRecord, snapshot: &Snapshot) -> Result<(), ImageError> {
+    let views: Vec<LayerView> = {
+        let state = inner.state();
+        let implied = |layer| state.layers.get(layer).map(|layer| layer.implied.clone()).unwrap_or_default();
+        let view = |layer| LayerView { content: inner.paths.layer_content(layer), implied: implied(layer) };
+        unique(&record.layers).into_iter().map(view).collect()
+    };
+    implied::restore(&views, &snapshot.upper, &snapshot.root)
+        .map_err(ImageError::store("setting owners of folders in", &snapshot.root))
 }
 
 /// Highest first. Overlayfs refuses a layer twice, and images may have one twice (an empty one, say): only its highest

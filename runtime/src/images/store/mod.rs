@@ -254,3 +254,6 @@ impl Inner {
 pub(crate) fn parse_config(json: &[u8]) -> Result<ConfigBlob, ImageError> {
     ConfigBlob::parse(json).map_err(|source| ImageError::Config { digest: Digest::sha256_of(json), source })
 }
+
+#[cfg(test)]
+mod tests;
