@@ -230,6 +230,8 @@ impl Machine {
 
     pub(super) fn save(&self) -> SavedProbe {
         let Self { id, result, run, last, hold, .. } = self.clone();
+        // Beyond the thresholds the count says nothing more; what is saved should not change with each attempt.
+        let run = run.min(self.settings.success_threshold.max(self.settings.failure_threshold));
         SavedProbe { id, result, run, last, hold }
     }
 

@@ -147,7 +147,8 @@ impl Watching {
         let wanted = folders(&self.roots, files);
         let gone: Vec<_> = self.by_folder.keys().filter(|folder| !wanted.contains(*folder)).cloned().collect();
         for folder in gone {
-            if let Some(watch) = self.by_folder.remove(&folder) {
+            let Some(watch) = self.by_folder.remove(&folder) else { continue };
+            if !self.by_folder.values().any(|other| *other == watch) {
                 // It may have gone with its folder.
                 let _ = self.watches.remove(watch);
             }
@@ -171,23 +172,29 @@ impl Watching {
         Ok(())
     }
 
-    /// What one event asks for, and how long to wait for what usually follows it.
-    pub(super) fn look(&self, event: &inotify::Event<&OsStr>) -> Option<(Look, Duration)> {
+    /// What one event asks for, and how long to wait for what usually follows it. A folder may be known by several
+    /// paths: the event counts for each.
+    pub(super) fn look(&self, event: &inotify::Event<&OsStr>) -> Vec<(Look, Duration)> {
         if event.mask.intersects(EventMask::Q_OVERFLOW | EventMask::DELETE_SELF | EventMask::MOVE_SELF) {
-            return Some((Look::All, SOON));
+            return vec![(Look::All, SOON)];
         }
-        let (folder, _) = self.by_folder.iter().find(|(_, watch)| **watch == event.wd)?;
-        let path = folder.join(event.name?);
+        let Some(name) = event.name else { return Vec::new() };
+        let folders = self.by_folder.iter().filter(|(_, watch)| **watch == event.wd).map(|(folder, _)| folder);
+        folders.filter_map(|folder| self.look_in(folder, name, event.mask)).collect()
+    }
+
+    fn look_in(&self, folder: &Path, name: &OsStr, mask: EventMask) -> Option<(Look, Duration)> {
+        let path = folder.join(name);
         // Who creates writes next, and who removes often puts something else in its place.
-        let unfinished = event.mask.intersects(EventMask::CREATE | EventMask::DELETE | EventMask::MOVED_FROM);
+        let unfinished = mask.intersects(EventMask::CREATE | EventMask::DELETE | EventMask::MOVED_FROM);
         let wait = if unfinished { LATER } else { SOON };
         if self.roots.iter().any(|root| root.claims(&path)) {
             return Some((Look::At(path), wait));
         }
-        let is_root = |folder: &PathBuf| self.roots.iter().any(|root| root.is_dir && root.path == *folder);
-        let hidden = event.name?.as_encoded_bytes().starts_with(b"..");
+        let is_root = self.roots.iter().any(|root| root.is_dir && root.path == folder);
+        let hidden = name.as_encoded_bytes().starts_with(b"..");
         // Besides manifests, only the links of a mounted ConfigMap matter in a root's own folder.
-        let matters = if is_root(folder) { hidden } else { self.is_on_the_way(&path) || hidden };
+        let matters = if is_root { hidden } else { self.is_on_the_way(&path) || hidden };
         matters.then_some((Look::All, SOON))
     }
 

@@ -83,7 +83,7 @@ impl Manifests {
                     let Some(event) = event else { return Ok(()) };
                     let event = event.map_err(ManifestsError::Watch)?;
                     let event = inotify::Event { wd: event.wd, mask: event.mask, cookie: event.cookie, name: event.name.as_deref() };
-                    if let Some((look, wait)) = self.watching.look(&event) {
+                    for (look, wait) in self.watching.look(&event) {
                         pending.add(look, wait, Instant::now());
                     }
                 }

@@ -132,3 +132,19 @@ fn a_pod_keeps_its_uid_as_long_as_it_means_the_same() {
     assert_eq!(uid(text), uid(reordered));
     assert_ne!(uid(text), uid(&text.replace("x:1", "x:2")));
 }
+
+#[test]
+fn every_example_is_fine() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    let mut read_some = false;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|end| end == "yaml" || end == "json") {
+            let content = read(&path, &std::fs::read(&path).unwrap(), "n1");
+            assert_eq!(content.problems, [], "{}", path.display());
+            assert!(!content.manifests.is_empty(), "{}", path.display());
+            read_some = true;
+        }
+    }
+    assert!(read_some);
+}

@@ -121,6 +121,23 @@ async fn a_link_to_a_file_elsewhere_is_followed() {
 }
 
 #[tokio::test]
+async fn one_file_under_two_paths_is_followed_under_both() {
+    let mut fixture = Fixture::open(
+        |dir| {
+            fs::create_dir(dir.join("m")).unwrap();
+            fs::write(dir.join("m/a.yaml"), pod("one")).unwrap();
+            symlink("m", dir.join("n")).unwrap();
+            symlink("n/a.yaml", dir.join("b.yaml")).unwrap();
+        },
+        "",
+    );
+    assert_eq!(names(&fixture.seen.borrow()), "one");
+    fs::write(fixture.dir.path().join("m/a.yaml"), pod("two")).unwrap();
+    fixture.becomes("two").await;
+    fixture.end().await;
+}
+
+#[tokio::test]
 async fn a_folder_that_goes_and_comes_back_is_followed() {
     let mut fixture = Fixture::open(
         |dir| {
