@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::resource::{Resource, getrlimit};
 use oci_spec::runtime::PosixRlimitType;
+use tracing::warn;
 
-use super::capabilities;
+use super::{apparmor, capabilities};
 use crate::cgroups::{Cgroups, Version};
 
 /// A resource limit of this process.
@@ -79,19 +80,14 @@ pub enum HostError {
     },
 }
 
-/// AppArmor profiles that do for RuntimeDefault, the first one that is loaded: what containerd, Docker and Podman load
-/// confines in the same way.
-const DEFAULT_PROFILES: [&str; 4] =
-    ["longshore-default", "cri-containerd.apparmor.d", "docker-default", "crio-default"];
-
 impl HostFacts {
-    /// Reads them.
+    /// Reads them. On a machine with AppArmor this loads our default profile once per boot, which takes a moment.
     ///
     /// # Errors
     /// [`HostError`]: procfs is not there or not as expected.
     pub fn read(cgroups: &Cgroups) -> Result<Self, HostError> {
         let held = held_capabilities()?;
-        let apparmor = text("/sys/module/apparmor/parameters/enabled").is_some_and(|text| text.trim() == "Y");
+        let apparmor = apparmor::is_active();
         Ok(Self {
             cgroups: cgroups.version(),
             capabilities: held,
@@ -103,10 +99,6 @@ impl HostFacts {
             selinux: Path::new("/sys/fs/selinux/enforce").exists(),
         })
     }
-}
-
-fn text(path: &str) -> Option<String> {
-    fs::read_to_string(path).ok()
 }
 
 fn required(path: &str) -> Result<String, HostError> {
@@ -142,13 +134,10 @@ fn own_rlimits() -> Vec<Rlimit> {
     all.into_iter().filter_map(one).collect()
 }
 
-/// Lines of `name (mode)`.
+/// Without one, containers run as on a machine without AppArmor: worth a word at every start, and not at every pod.
 fn default_profile() -> Option<String> {
-    let loaded = text("/sys/kernel/security/apparmor/profiles")?;
-    let is_loaded = |name: &&str| {
-        loaded.lines().any(|line| line.strip_prefix(*name).is_some_and(|rest| rest.starts_with(" (enforce")))
-    };
-    DEFAULT_PROFILES.into_iter().find(is_loaded).map(str::to_owned)
+    let found = apparmor::ensure_default();
+    found.inspect_err(|error| warn!(error = error as &dyn std::error::Error, "no default AppArmor profile")).ok()
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 //! Both steps are pure: what they need to know of the machine is handed in ([`HostFacts`], [`DeviceFacts`]).
 //! The files are split by what they know: `mounts`, `process`, `capabilities`, `namespaces`, `devices`, `seccomp`.
 
+mod apparmor;
 pub mod capabilities;
 pub mod devices;
 mod error;

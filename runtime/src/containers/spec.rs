@@ -203,9 +203,9 @@ fn apparmor(
         (true, Some(ProfileType::Localhost)) if name.is_empty() => Err(SpecError::NoAppArmor(String::new())),
         (true, Some(ProfileType::Localhost)) => Ok((Some(name.to_owned()), None)),
         (true, _) if security.privileged => Ok((None, None)),
-        (true, _) => match &host.apparmor_default {
+        (true, asked) => match &host.apparmor_default {
             Some(profile) => Ok((Some(profile.clone()), None)),
-            None => Ok((None, Some(Warning::NoDefaultAppArmor))),
+            None => Ok((None, asked.map(|_| Warning::NoDefaultAppArmor))),
         },
     }
 }

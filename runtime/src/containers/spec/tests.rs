@@ -198,6 +198,8 @@ fn apparmor_is_asked_for_only_where_it_is() {
     case.host.apparmor = true;
     case.check("/process/apparmorProfile", expect![[r#""mine""#]]);
     case.security().apparmor = None;
+    assert_eq!(case.build().unwrap().warnings, [], "the node has said so already");
+    case.security().apparmor = Some(v1::SecurityProfile::default());
     assert_eq!(case.build().unwrap().warnings, [Warning::NoDefaultAppArmor]);
     case.host.apparmor_default = Some("default".into());
     case.check("/process/apparmorProfile", expect![[r#""default""#]]);
