@@ -21,9 +21,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use crate::errors::chain;
 use crate::events::{About, EventType, Recorder};
 use crate::names::{ObjectName, PodUid};
-use crate::server::chain;
 use crate::sources::Desired;
 use crate::view::{PodView, PodViews};
 use kernel::Kernel;

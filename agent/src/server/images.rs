@@ -14,7 +14,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::events::line;
-use super::{Refusal, Surface, chain};
+use super::{Refusal, Surface};
+use crate::errors::chain;
 
 /// How often progress is told.
 const TOLD_EVERY: Duration = Duration::from_millis(200);

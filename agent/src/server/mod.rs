@@ -33,6 +33,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::errors::chain;
 use crate::events::Recorder;
 use crate::names::ObjectName;
 use crate::view::PodViews;
@@ -40,6 +41,7 @@ use crate::view::PodViews;
 pub use exec::{ExecAnswer, ExecRequest};
 pub use images::{ImageLine, ImageRow, Images, ImportRequest, PullRequest};
 pub use pods::{PodRow, Pods};
+pub(crate) use pods::{StopRequest, Stopped};
 
 /// The socket's name in the run folder.
 pub const SOCKET: &str = "agent.sock";
@@ -103,18 +105,6 @@ impl IntoResponse for Refusal {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         (status, Json(self)).into_response()
     }
-}
-
-/// An error with its causes, `a: b: c`.
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 /// The socket could not be made.
