@@ -11,8 +11,10 @@
 //! Only `pods` starts or stops containers. Nothing here knows what is inside the runtime: containers are reached
 //! through [`cri_proto::Runtime`] alone. Modules stand in reading order.
 
+pub mod cli;
 pub mod config;
 pub mod container;
+pub mod errors;
 pub mod events;
 pub mod expand;
 pub mod fields;
@@ -22,8 +24,10 @@ pub mod node;
 pub mod observe;
 pub mod pods;
 pub mod probes;
+pub mod proxy;
 pub mod quantity;
 pub mod resources;
+pub mod server;
 pub mod sources;
 #[cfg(test)]
 pub(crate) mod testing;

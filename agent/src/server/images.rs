@@ -96,9 +96,8 @@ pub(super) async fn import(
         return Err(Refusal::bad(format!("{} is not an absolute path", request.path.display())));
     }
     let name = request.name.as_deref().map(reference).transpose()?;
-    let (progress, images) = (PullProgress::default(), surface.images);
-    let watched = progress.clone();
-    Ok(answer(watched, async move { images.import(&request.path, name.as_ref(), &progress).await }))
+    let images = surface.images;
+    Ok(answer(PullProgress::default(), async move { images.import(&request.path, name.as_ref()).await }))
 }
 
 pub(super) async fn pull(

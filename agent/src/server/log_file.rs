@@ -259,7 +259,8 @@ mod tests {
         let mut file = log(LOG);
         let (running, told) = watch::channel(true);
         let (lines, mut received) = mpsc::channel(8);
-        tokio::spawn(follow(file.path().into(), Choice { tail: Some(0), ..Choice::default() }, Some(told), lines));
+        tokio::spawn(follow(file.path().into(), Choice { tail: Some(1), ..Choice::default() }, Some(told), lines));
+        assert_eq!(received.recv().await.unwrap().unwrap(), "three four\n");
         file.write_all(b"2026-01-01T00:00:06.0Z stdout F fi").unwrap();
         file.write_all(b"ve\n").unwrap();
         assert_eq!(received.recv().await.unwrap().unwrap(), "five\n");

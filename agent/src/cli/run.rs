@@ -1,0 +1,336 @@
+//! `longshore run`: the whole agent in the foreground, with manifests as its source.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use ipnet::Ipv4Net;
+use jiff::Timestamp;
+use runtime::images::{ImageRef, RegistryConfig};
+use runtime::{Embedded, Options};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::live;
+use crate::config::{Config, Draft};
+use crate::errors::chain;
+use crate::events::{About, EventType, Recorder};
+use crate::names::ObjectName;
+use crate::node::{self, Handle, Node, facts};
+use crate::proxy;
+use crate::server::{self, Control, Surface};
+use crate::sources::Desired;
+use crate::sources::manifests::Manifests;
+
+/// How long the tasks of the agent may take to end, once its pods are gone or left behind.
+const DRAIN: Duration = Duration::from_secs(10);
+
+#[derive(Args, Debug)]
+pub(super) struct RunArgs {
+    /// Manifests: files, or folders whose *.yaml, *.yml and *.json are read. They are watched.
+    #[arg(required = true)]
+    manifests: Vec<PathBuf>,
+    /// Images, snapshots and the pods' volumes.
+    #[arg(long, default_value = "/var/lib/longshore", value_name = "DIR")]
+    root_dir: PathBuf,
+    /// The pods' logs.
+    #[arg(long, default_value = "/var/log/pods", value_name = "DIR")]
+    log_dir: PathBuf,
+    /// The node's name; the host's where it is not given.
+    #[arg(long)]
+    node_name: Option<String>,
+    /// The node's own addresses; those of the interface with the default route where none is given.
+    #[arg(long, value_name = "ADDRESS")]
+    node_ip: Vec<IpAddr>,
+    /// The pod network's bridge.
+    #[arg(long, default_value = "longshore0")]
+    bridge: String,
+    /// Where pods' addresses come from.
+    #[arg(long, default_value = "10.88.0.0/16", value_name = "CIDR")]
+    pod_cidr: String,
+    /// Where the addresses of Services come from that ask for none.
+    #[arg(long, default_value = "10.96.0.0/12", value_name = "CIDR")]
+    service_cidr: Ipv4Net,
+    /// `off` leaves the kernel's Service rules to another program.
+    #[arg(long, default_value = "iptables", value_parser = ["iptables", "off"])]
+    proxy: String,
+    /// Name server for pods with dnsPolicy ClusterFirst; without one they use the node's.
+    #[arg(long, value_name = "ADDRESS")]
+    cluster_dns: Vec<IpAddr>,
+    /// Domain of the names in the pods' search list.
+    #[arg(long, default_value = "cluster.local", value_name = "NAME")]
+    cluster_domain: String,
+    /// The cgroup below which `kubepods` is made.
+    #[arg(long, default_value = "/", value_name = "PATH")]
+    cgroup_root: String,
+    /// Longest delay between restarts of a crashing container, seconds (1 to 300).
+    #[arg(long, default_value_t = 300, value_name = "SECONDS")]
+    crash_loop_max: u64,
+    /// How many images are pulled at the same time.
+    #[arg(long, default_value_t = 4, value_name = "COUNT")]
+    parallel_pulls: usize,
+    /// Registry hosts' settings, laid out as containerd's `certs.d/<host>/hosts.toml`.
+    #[arg(long, default_value = "/etc/longshore/certs.d", value_name = "DIR")]
+    registries: PathBuf,
+    /// Images to import before any pod starts: archives or folders, as for `longshore import`.
+    #[arg(long, value_name = "PATH[=NAME]")]
+    import: Vec<String>,
+    /// Serve the embedded runtime as CRI v1 on this socket too.
+    #[arg(long, value_name = "SOCKET")]
+    cri_socket: Option<PathBuf>,
+    /// Leave the pods running when the agent is told to end; the next one finds them again.
+    #[arg(long)]
+    keep_pods: bool,
+}
+
+/// Runs pods until Ctrl-C, SIGTERM or `longshore stop`.
+pub(super) async fn run(args: RunArgs, run_dir: PathBuf) -> anyhow::Result<ExitCode> {
+    // From here on a Ctrl-C is ours to answer: nothing half-made may stay behind.
+    let mut ends = Ends::listen()?;
+    let config = config(&args, run_dir)?;
+    let problems = facts::problems(&facts::Facts::probe(&config));
+    if !problems.is_empty() {
+        let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        bail!("this machine cannot run pods yet:\n  {}", lines.join("\n  "));
+    }
+    let lock = node::lock(&config)?;
+    let recorder = Recorder::default();
+    let (manifests, desired) = Manifests::open(&args.manifests, &config.node_name)?;
+    let runtime = Embedded::open(options(&args, &config)).await.context("opening the container runtime")?;
+    import(&args.import, &runtime).await?;
+
+    let stop = CancellationToken::new();
+    let mut tasks = Vec::new();
+    tasks.push(tokio::spawn(report(manifests.run(stop.clone()), "following the manifests")));
+    tasks.push(tokio::spawn(tell_problems(desired.clone(), recorder.clone())));
+    let (desired, completing) = with_addresses(desired, args.service_cidr);
+    tasks.push(completing);
+    let node = Node::build(config.clone(), lock, runtime.clone(), desired.clone(), recorder.clone()).await?;
+    let handle = node.handle();
+
+    let asked_to_stop = CancellationToken::new();
+    let surface = surface(&handle, &runtime, &config, asked_to_stop.clone());
+    let (run, token) = (config.dirs.run.clone(), stop.clone());
+    tasks.push(tokio::spawn(async move { report(server::serve(surface, &run, token), "the agent's socket").await }));
+    if let Some(socket) = args.cri_socket.clone() {
+        let (runtime, token) = (runtime.clone(), stop.clone());
+        tasks.push(tokio::spawn(async move {
+            report(cri_proto::serve(runtime, &socket, token.cancelled_owned()), "the CRI socket").await;
+        }));
+    }
+    let proxy_stop = CancellationToken::new();
+    let proxy = (args.proxy != "off").then(|| {
+        let settings = proxy::Settings {
+            node_name: config.node_name.clone(),
+            node_ips: config.network.node_ips.clone(),
+            pod_cidr: config.network.pod_cidr,
+        };
+        let (desired, views) = (desired.clone(), handle.views.clone());
+        tokio::spawn(proxy::run(desired, views, settings, recorder.clone(), proxy_stop.clone()))
+    });
+    let shown = tokio::spawn(live::show(handle.views.clone(), recorder.clone(), service_lines(&desired, &handle)));
+
+    tokio::select! {
+        () = ends.next() => {}
+        () = asked_to_stop.cancelled() => {}
+    }
+    let whole = end(&args, &handle, &mut ends, &recorder).await;
+    proxy_stop.cancel();
+    if let Some(proxy) = proxy {
+        drain(proxy).await;
+    }
+    stop.cancel();
+    node.stop().await;
+    for task in tasks {
+        drain(task).await;
+    }
+    if whole {
+        runtime.close().await;
+    }
+    shown.abort();
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Stops the pods, unless they are to stay or a second Ctrl-C comes. Says whether all of them are gone.
+async fn end(args: &RunArgs, handle: &Handle, ends: &mut Ends, recorder: &Recorder) -> bool {
+    let say = |reason: &str, message: String| {
+        recorder.record(About::Node, EventType::Normal, reason, message, Timestamp::now());
+    };
+    let count = handle.views.borrow().len();
+    if args.keep_pods {
+        say("Leaving", format!("{count} pods go on running; the next agent on these folders finds them again"));
+        return false;
+    }
+    say("Stopping", format!("stopping {count} pods; Ctrl-C again leaves them running"));
+    tokio::select! {
+        () = handle.stop_all() => true,
+        () = ends.next() => {
+            say("Leaving", "pods go on running; the next agent on these folders finds them again".into());
+            false
+        }
+    }
+}
+
+fn config(args: &RunArgs, run: PathBuf) -> anyhow::Result<Config> {
+    let absolute = |path: &PathBuf| std::path::absolute(path).with_context(|| format!("{}", path.display()));
+    let draft = Draft {
+        node_name: args.node_name.clone().unwrap_or_else(host_name),
+        root: absolute(&args.root_dir)?,
+        run: absolute(&run)?,
+        logs: absolute(&args.log_dir)?,
+        bridge: args.bridge.clone(),
+        pod_cidr: args.pod_cidr.clone(),
+        node_ips: args.node_ip.clone(),
+        cluster_domain: args.cluster_domain.clone(),
+        cluster_dns: args.cluster_dns.clone(),
+        cgroup_root: args.cgroup_root.clone(),
+        crash_max: Duration::from_secs(args.crash_loop_max),
+        parallel_pulls: args.parallel_pulls,
+        ..Draft::default()
+    };
+    draft.check().map_err(|bad| {
+        let lines: Vec<_> = bad.iter().map(ToString::to_string).collect();
+        anyhow::anyhow!("these settings cannot be used:\n  {}", lines.join("\n  "))
+    })
+}
+
+fn host_name() -> String {
+    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default().to_lowercase()
+}
+
+fn options(args: &RunArgs, config: &Config) -> Options {
+    Options {
+        root: config.dirs.root.clone(),
+        run: config.dirs.run.clone(),
+        network: config.network.for_runtime(&config.dirs),
+        registries: RegistryConfig { hosts: args.registries.clone(), ..RegistryConfig::default() },
+    }
+}
+
+async fn import(given: &[String], runtime: &Embedded) -> anyhow::Result<()> {
+    for one in given {
+        let (path, name) = match one.split_once('=') {
+            Some((path, name)) => (path, Some(name.parse::<ImageRef>().with_context(|| format!("--import {one}"))?)),
+            None => (one.as_str(), None),
+        };
+        let path = std::path::absolute(path)?;
+        runtime.images().import(&path, name.as_ref()).await.with_context(|| format!("importing {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Tells each problem with a manifest once, when it appears.
+async fn tell_problems(mut desired: watch::Receiver<Arc<Desired>>, recorder: Recorder) {
+    let mut told = Vec::new();
+    loop {
+        let problems = desired.borrow_and_update().problems.clone();
+        for problem in problems.iter().filter(|problem| !told.contains(*problem)) {
+            let about = About::Manifest { file: problem.file.display().to_string() };
+            recorder.record(about, EventType::Warning, "InvalidManifest", problem.to_string(), Timestamp::now());
+        }
+        told = problems;
+        if desired.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The same sets, their Services with addresses and node ports: pods see them in their environment.
+fn with_addresses(
+    mut desired: watch::Receiver<Arc<Desired>>,
+    range: Ipv4Net,
+) -> (watch::Receiver<Arc<Desired>>, JoinHandle<()>) {
+    let complete = move |wanted: &Desired| {
+        let mut wanted = wanted.clone();
+        wanted.objects.services = proxy::addresses::complete(&wanted.objects.services, range);
+        Arc::new(wanted)
+    };
+    let (sender, receiver) = watch::channel(complete(&desired.borrow_and_update().clone()));
+    let task = tokio::spawn(async move {
+        while desired.changed().await.is_ok() {
+            let wanted = desired.borrow_and_update().clone();
+            sender.send_replace(complete(&wanted));
+        }
+    });
+    (receiver, task)
+}
+
+fn surface(handle: &Handle, runtime: &Arc<Embedded>, config: &Config, stop: CancellationToken) -> Surface {
+    Surface {
+        views: handle.views.clone(),
+        recorder: handle.recorder.clone(),
+        runtime: runtime.clone(),
+        images: runtime.images().clone(),
+        logs: config.dirs.logs.clone(),
+        control: Arc::new(ByHand { handle: handle.clone(), stop }),
+    }
+}
+
+/// What `longshore stop` reaches.
+struct ByHand {
+    handle: Handle,
+    stop: CancellationToken,
+}
+
+#[async_trait::async_trait]
+impl Control for ByHand {
+    async fn stop_pods(&self, pods: Vec<ObjectName>) {
+        let stops = pods.iter().map(|name| self.handle.stop_pod(name));
+        for (name, result) in pods.iter().zip(futures::future::join_all(stops).await) {
+            // Between the look and the stop the pod may have gone by itself.
+            if let Err(error) = result {
+                tracing::info!(pod = %name, "{error}");
+            }
+        }
+    }
+
+    fn stop_agent(&self) {
+        self.stop.cancel();
+    }
+}
+
+fn service_lines(desired: &watch::Receiver<Arc<Desired>>, handle: &Handle) -> live::ServiceLines {
+    let (desired, views) = (desired.clone(), handle.views.clone());
+    Box::new(move || {
+        let (desired, views) = (desired.borrow().clone(), views.borrow().clone());
+        let rows = desired.objects.services.iter();
+        super::render::services(rows.map(|(name, service)| (&**service, proxy::ready_count(name, service, &views))))
+    })
+}
+
+async fn report<E: std::error::Error + 'static>(work: impl Future<Output = Result<(), E>>, what: &str) {
+    if let Err(error) = work.await {
+        tracing::error!("{what}: {}", chain(&error));
+    }
+}
+
+async fn drain(task: JoinHandle<()>) {
+    if tokio::time::timeout(DRAIN, task).await.is_err() {
+        tracing::warn!("a task did not end in time");
+    }
+}
+
+/// Ctrl-C and SIGTERM.
+struct Ends {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Ends {
+    fn listen() -> anyhow::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
