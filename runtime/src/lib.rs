@@ -43,5 +43,6 @@ mod state;
 mod stats;
 mod streaming;
 
+pub use cni::{Instance, NetworkConfig};
 pub use embedded::Embedded;
 pub use options::{OpenError, Options};

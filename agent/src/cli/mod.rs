@@ -4,7 +4,7 @@ mod client;
 mod exec;
 mod live;
 mod render;
-// mod run;
+mod run;
 mod table;
 mod talk;
 
@@ -33,7 +33,7 @@ struct Place {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run pods from manifests on this machine, with no control plane, until Ctrl-C.
-    // RUN
+    Run(Box<run::RunArgs>),
     /// List pods.
     Ps(talk::PsArgs),
     /// Print a container's log.
@@ -64,7 +64,7 @@ pub fn main() -> anyhow::Result<ExitCode> {
     runtime.block_on(async {
         let agent = client::Client::of(&run_dir);
         match cli.command {
-            // RUN2
+            Command::Run(args) => run::run(*args, run_dir).await,
             Command::Ps(args) => talk::ps(&agent, args).await,
             Command::Logs(args) => talk::logs(&agent, args).await,
             Command::Exec(args) => talk::exec(&agent, args).await,

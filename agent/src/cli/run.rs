@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use jiff::Timestamp;
 use runtime::images::{ImageRef, RegistryConfig};
-use runtime::{Embedded, Options};
+use runtime::{Embedded, Instance, NetworkConfig, Options};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -102,7 +102,7 @@ pub(super) async fn run(args: RunArgs, run_dir: PathBuf) -> anyhow::Result<ExitC
     let lock = node::lock(&config)?;
     let recorder = Recorder::default();
     let (manifests, desired) = Manifests::open(&args.manifests, &config.node_name)?;
-    let runtime = Embedded::open(options(&args, &config)).await.context("opening the container runtime")?;
+    let runtime = Embedded::open(options(&args, &config)?).await.context("opening the container runtime")?;
     import(&args.import, &runtime).await?;
 
     let stop = CancellationToken::new();
@@ -151,7 +151,7 @@ pub(super) async fn run(args: RunArgs, run_dir: PathBuf) -> anyhow::Result<ExitC
         drain(task).await;
     }
     if whole {
-        runtime.close().await;
+        runtime.close().await.context("removing the pod network")?;
     }
     shown.abort();
     Ok(ExitCode::SUCCESS)
@@ -186,7 +186,7 @@ fn config(args: &RunArgs, run: PathBuf) -> anyhow::Result<Config> {
         logs: absolute(&args.log_dir)?,
         bridge: args.bridge.clone(),
         pod_cidr: args.pod_cidr.clone(),
-        node_ips: args.node_ip.clone(),
+        node_ips: if args.node_ip.is_empty() { node::primary_addresses() } else { args.node_ip.clone() },
         cluster_domain: args.cluster_domain.clone(),
         cluster_dns: args.cluster_dns.clone(),
         cgroup_root: args.cgroup_root.clone(),
@@ -204,13 +204,24 @@ fn host_name() -> String {
     nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default().to_lowercase()
 }
 
-fn options(args: &RunArgs, config: &Config) -> Options {
-    Options {
+fn options(args: &RunArgs, config: &Config) -> anyhow::Result<Options> {
+    let IpNet::V4(pod_cidr) = config.network.pod_cidr else { bail!("the pod bridge needs an IPv4 range") };
+    Ok(Options {
         root: config.dirs.root.clone(),
         run: config.dirs.run.clone(),
-        network: config.network.for_runtime(&config.dirs),
-        registries: RegistryConfig { hosts: args.registries.clone(), ..RegistryConfig::default() },
-    }
+        network: NetworkConfig {
+            bridge: config.network.bridge.clone(),
+            pod_cidr,
+            no_masquerade: Vec::new(),
+            leases: config.dirs.run.join("leases"),
+            mtu: None,
+            instance: Instance::of_root(&config.dirs.run),
+        },
+        registries: RegistryConfig {
+            config_folders: vec![args.registries.clone(), "/etc/containerd/certs.d".into()],
+            ..RegistryConfig::default()
+        },
+    })
 }
 
 async fn import(given: &[String], runtime: &Embedded) -> anyhow::Result<()> {
