@@ -26,7 +26,7 @@ use crate::node::{self, Handle, Node, facts};
 use crate::proxy;
 use crate::server::{self, Control, Surface};
 use crate::sources::Desired;
-use crate::sources::manifests::Manifests;
+use crate::sources::Manifests;
 
 /// How long the tasks of the agent may take to end, once its pods are gone or left behind.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -94,7 +94,7 @@ pub(super) async fn run(args: RunArgs, run_dir: PathBuf) -> anyhow::Result<ExitC
     // From here on a Ctrl-C is ours to answer: nothing half-made may stay behind.
     let mut ends = Ends::listen()?;
     let config = config(&args, run_dir)?;
-    let problems = facts::problems(&facts::Facts::probe(&config));
+    let problems = facts::problems(&facts::Facts::probe());
     if !problems.is_empty() {
         let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
         bail!("this machine cannot run pods yet:\n  {}", lines.join("\n  "));
