@@ -16,7 +16,7 @@ const LARGEST: usize = 64 << 20;
 
 /// Why the agent could not be asked.
 #[derive(Debug, thiserror::Error)]
-pub enum ClientError {
+pub(super) enum ClientError {
     /// Nobody listens.
     #[error("no agent answers at {}; start one with `longshore run FILE…`, or name its folder with --run-dir", socket.display())]
     NoAgent {
@@ -41,13 +41,13 @@ pub enum ClientError {
 
 /// The agent's socket.
 #[derive(Clone, Debug)]
-pub struct Client {
+pub(super) struct Client {
     socket: PathBuf,
 }
 
 impl Client {
     /// The agent whose run folder is `run`.
-    pub fn of(run: &Path) -> Self {
+    pub(super) fn of(run: &Path) -> Self {
         Self { socket: run.join(crate::server::SOCKET) }
     }
 
@@ -55,7 +55,7 @@ impl Client {
     ///
     /// # Errors
     /// When no agent runs, it refuses, or its answer is not of type `T`.
-    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         whole(self.send("GET", path, Bytes::new()).await?).await
     }
 
@@ -63,7 +63,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::get`].
-    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, ClientError> {
+    pub(super) async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, ClientError> {
         whole(self.send("POST", path, json(body)?).await?).await
     }
 
@@ -71,7 +71,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::get`].
-    pub async fn stream(&self, path: &str) -> Result<Incoming, ClientError> {
+    pub(super) async fn stream(&self, path: &str) -> Result<Incoming, ClientError> {
         Ok(self.send("GET", path, Bytes::new()).await?.into_body())
     }
 
@@ -79,7 +79,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::get`].
-    pub async fn post_for_lines(&self, path: &str, body: &impl Serialize) -> Result<Lines, ClientError> {
+    pub(super) async fn post_for_lines(&self, path: &str, body: &impl Serialize) -> Result<Lines, ClientError> {
         Ok(Lines::of(self.send("POST", path, json(body)?).await?.into_body()))
     }
 
@@ -133,14 +133,14 @@ async fn read(mut body: Incoming) -> Result<BytesMut, ClientError> {
 }
 
 /// Values, one a line.
-pub struct Lines {
+pub(super) struct Lines {
     body: Incoming,
     rest: BytesMut,
 }
 
 impl Lines {
     /// Reads lines from `body`.
-    pub fn of(body: Incoming) -> Self {
+    pub(super) fn of(body: Incoming) -> Self {
         Self { body, rest: BytesMut::new() }
     }
 
@@ -148,7 +148,7 @@ impl Lines {
     ///
     /// # Errors
     /// When the connection breaks or a line is not a `T`.
-    pub async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, ClientError> {
+    pub(super) async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, ClientError> {
         loop {
             if let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
                 let line = self.rest.split_to(end + 1);

@@ -21,7 +21,7 @@ const PROTOCOL: &str = "v5.channel.k8s.io";
 
 /// What is connected.
 #[derive(Clone, Copy, Debug)]
-pub struct Wiring {
+pub(super) struct Wiring {
     /// Send our standard input.
     pub stdin: bool,
     /// The command has a terminal.
@@ -32,7 +32,7 @@ pub struct Wiring {
 ///
 /// # Errors
 /// When the connection breaks or the command could not be run.
-pub async fn attach(url: &str, wiring: Wiring) -> anyhow::Result<u8> {
+pub(super) async fn attach(url: &str, wiring: Wiring) -> anyhow::Result<u8> {
     let socket = connect(url).await?;
     let raw = wiring.tty.then(RawTerminal::enter).flatten();
     let result = relay(socket, wiring).await;
@@ -45,7 +45,8 @@ async fn connect(url: &str) -> anyhow::Result<WebSocketStream<TcpStream>> {
     let mut request = url.as_str().into_client_request().context("the runtime's streaming address")?;
     request.headers_mut().insert("sec-websocket-protocol", PROTOCOL.parse()?);
     let authority = request.uri().authority().context("the runtime's streaming address names no host")?.to_string();
-    let stream = TcpStream::connect(&authority).await.with_context(|| format!("connecting to the runtime at {authority}"))?;
+    let stream =
+        TcpStream::connect(&authority).await.with_context(|| format!("connecting to the runtime at {authority}"))?;
     stream.set_nodelay(true)?;
     let (socket, _) = client_async(request, stream).await.context("opening the stream")?;
     Ok(socket)
@@ -145,7 +146,7 @@ fn size_message() -> Vec<u8> {
 }
 
 /// Columns and rows of the terminal on standard output.
-pub fn terminal_size() -> Option<(u16, u16)> {
+pub(super) fn terminal_size() -> Option<(u16, u16)> {
     let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
     (size.ws_col > 0 && size.ws_row > 0).then_some((size.ws_col, size.ws_row))
 }

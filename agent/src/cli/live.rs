@@ -19,10 +19,10 @@ use crate::view::{PodView, PodViews, Row};
 const FRAME: Duration = Duration::from_millis(40);
 
 /// Lines below the table: Services, endpoints counted.
-pub type ServiceLines = Box<dyn Fn() -> Vec<String> + Send>;
+pub(super) type ServiceLines = Box<dyn Fn() -> Vec<String> + Send>;
 
 /// Shows pods and events until the views end.
-pub async fn show(mut views: PodViews, recorder: Recorder, services: ServiceLines) {
+pub(super) async fn show(mut views: PodViews, recorder: Recorder, services: ServiceLines) {
     let mut events = recorder.listen();
     let mut output = Output::of_this_process();
     // What happened before we listened: problems with manifests, adopted pods.

@@ -10,15 +10,18 @@ use crate::events::{About, Event, EventType};
 use crate::view::{PodView, Row, human};
 
 /// `longshore ps`.
-pub fn pods<'a>(views: impl Iterator<Item = &'a PodView>, now: Timestamp) -> Vec<String> {
+pub(super) fn pods<'a>(views: impl Iterator<Item = &'a PodView>, now: Timestamp) -> Vec<String> {
     let mut rows: Vec<_> = views.map(|view| cells(view, now)).collect();
     rows.sort();
-    let rows: Vec<_> = rows.into_iter().map(|[name, ready, status, restarts, address, age, _]| [name, ready, status, restarts, address, age]).collect();
+    let rows: Vec<_> = rows
+        .into_iter()
+        .map(|[name, ready, status, restarts, address, age, _]| [name, ready, status, restarts, address, age])
+        .collect();
     columns(["NAME", "READY", "STATUS", "RESTARTS", "ADDRESS", "AGE"], &rows)
 }
 
 /// The live table of `longshore run`: how long the start took stands in place of the age.
-pub fn live_pods<'a>(views: impl Iterator<Item = &'a PodView>, now: Timestamp) -> Vec<String> {
+pub(super) fn live_pods<'a>(views: impl Iterator<Item = &'a PodView>, now: Timestamp) -> Vec<String> {
     let mut rows: Vec<_> = views.map(|view| cells(view, now)).collect();
     rows.sort();
     let rows: Vec<_> = rows
@@ -46,12 +49,12 @@ fn cells(view: &PodView, now: Timestamp) -> [String; 7] {
 }
 
 /// How long ago `at` was; zero where a clock went backwards.
-pub fn since(at: Timestamp, now: Timestamp) -> Duration {
+pub(super) fn since(at: Timestamp, now: Timestamp) -> Duration {
     now.duration_since(at).try_into().unwrap_or_default()
 }
 
 /// One line a Service: its address, ports and how many endpoints it has.
-pub fn services<'a>(rows: impl Iterator<Item = (&'a Service, usize)>) -> Vec<String> {
+pub(super) fn services<'a>(rows: impl Iterator<Item = (&'a Service, usize)>) -> Vec<String> {
     let rows: Vec<_> = rows.map(|(service, endpoints)| service_cells(service, endpoints)).collect();
     columns(["SERVICE", "ADDRESS", "PORTS", "ENDPOINTS"], &rows)
 }
@@ -83,7 +86,7 @@ fn service_cells(service: &Service, endpoints: usize) -> [String; 4] {
 }
 
 /// One event as one line.
-pub fn event(event: &Event, colours: bool) -> String {
+pub(super) fn event(event: &Event, colours: bool) -> String {
     let about = match &event.about {
         About::Pod { name, field: None, .. } => format!("pod/{}/{}", name.namespace, name.name),
         About::Pod { name, field: Some(field), .. } => {
@@ -104,12 +107,12 @@ pub fn event(event: &Event, colours: bool) -> String {
 }
 
 /// A message on one line and without control characters: some of it is what containers or registries said.
-pub fn plain(message: &str) -> String {
+pub(super) fn plain(message: &str) -> String {
     message.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// Colours a status: red for what needs a look, green for what runs, grey for what has ended well.
-pub fn coloured(line: &str) -> String {
+pub(super) fn coloured(line: &str) -> String {
     let colour = [
         ("Running", "32"),
         ("Completed", "90"),
@@ -144,7 +147,8 @@ mod tests {
 
     #[test]
     fn pods_are_listed_by_name_with_their_ages() {
-        let view = |name: &str, started: Option<u64>| PodView {
+        let view = |name: &str, started: Option<u64>| {
+            PodView {
             pod: Arc::new(
                 serde_json::from_value(json!({"metadata": {"name": name, "namespace": "default"}, "spec": {"containers": [{"name": "a"}]}}))
                     .unwrap(),
@@ -153,6 +157,7 @@ mod tests {
                 .unwrap(),
             started_in: started.map(Duration::from_millis),
             stopping: false,
+        }
         };
         let now = "2026-01-01T00:03:07Z".parse().unwrap();
         let views = [view("web", Some(23)), view("db", None)];

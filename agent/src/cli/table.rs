@@ -1,7 +1,7 @@
 //! Columns of text, as wide as their widest cell.
 
 /// Lays rows out under their headings, three spaces apart; the last column is not padded.
-pub fn columns<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> Vec<String> {
+pub(super) fn columns<const N: usize>(headings: [&str; N], rows: &[[String; N]]) -> Vec<String> {
     let mut widths = headings.map(str::len);
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {

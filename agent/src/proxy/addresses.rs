@@ -146,7 +146,8 @@ mod tests {
 
     #[test]
     fn node_ports_are_given_where_they_are_asked_for_without_a_number() {
-        let all = services(&[("n", json!({"type": "NodePort", "ports": [{"port": 80}, {"port": 81, "nodePort": 30_100}]}))]);
+        let all =
+            services(&[("n", json!({"type": "NodePort", "ports": [{"port": 80}, {"port": 81, "nodePort": 30_100}]}))]);
         let complete = complete(&all, "10.96.0.0/16".parse().unwrap());
         let ports = complete.values().next().unwrap().spec.clone().unwrap().ports.unwrap();
         assert!(NODE_PORTS.contains(&u16::try_from(ports[0].node_port.unwrap()).unwrap()));

@@ -43,7 +43,8 @@ fn selected<'a>(
     service: &'a Service,
     views: &'a BTreeMap<PodUid, PodView>,
 ) -> impl Iterator<Item = &'a PodView> {
-    let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref()).filter(|selector| !selector.is_empty());
+    let selector =
+        service.spec.as_ref().and_then(|spec| spec.selector.as_ref()).filter(|selector| !selector.is_empty());
     views.values().filter(move |view| {
         let metadata = &view.pod.metadata;
         let labels = metadata.labels.as_ref();
@@ -72,8 +73,10 @@ fn target(port: &ServicePort, pod: &Pod) -> Option<NonZeroU16> {
         Some(IntOrString::Int(number)) => *number,
         Some(IntOrString::String(name)) => {
             let spec = pod.spec.as_ref()?;
-            let sidecars = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
-            let mut ports = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
+            let sidecars =
+                spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
+            let mut ports =
+                spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
             let fits = |port: &&k8s_openapi::api::core::v1::ContainerPort| {
                 port.name.as_ref() == Some(name) && port.protocol.as_deref().unwrap_or("TCP") == protocol
             };

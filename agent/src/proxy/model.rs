@@ -23,7 +23,8 @@ pub(super) fn insert(
     let Some(cluster_ip) = spec.cluster_ip.as_ref().and_then(|ip| ip.parse().ok()) else { return };
     for port in spec.ports.iter().flatten() {
         let label = port.name.as_deref().unwrap_or_default();
-        let row = ServicePortName::new(&name.namespace, &name.name, label).ok().zip(row(service, spec, port, cluster_ip));
+        let row =
+            ServicePortName::new(&name.namespace, &name.name, label).ok().zip(row(service, spec, port, cluster_ip));
         if let Some((key, mut row)) = row {
             row.endpoints = endpoints::of_port(name, service, port, views);
             model.insert(key, row);
@@ -45,13 +46,19 @@ fn row(
         "SCTP" => Protocol::Sctp,
         _ => return None,
     };
-    let policy = |given: &Option<String>| if given.as_deref() == Some("Local") { Policy::Local } else { Policy::Cluster };
+    let policy =
+        |given: &Option<String>| if given.as_deref() == Some("Local") { Policy::Local } else { Policy::Cluster };
     let external = matches!(spec.type_.as_deref(), Some("NodePort" | "LoadBalancer"));
     Some(netfilter::ServicePort {
         node_port: port.node_port.filter(|_| external).and_then(number),
         external_ips: spec.external_ips.iter().flatten().filter_map(|ip| ip.parse().ok()).collect(),
         load_balancer_ips: load_balancer(service),
-        source_ranges: spec.load_balancer_source_ranges.iter().flatten().filter_map(|net| net.trim().parse().ok()).collect(),
+        source_ranges: spec
+            .load_balancer_source_ranges
+            .iter()
+            .flatten()
+            .filter_map(|net| net.trim().parse().ok())
+            .collect(),
         internal_policy: policy(&spec.internal_traffic_policy),
         external_policy: policy(&spec.external_traffic_policy),
         affinity_seconds: affinity(spec),

@@ -70,7 +70,8 @@ pub(super) fn container_status<'a>(view: &'a PodView, name: Option<&str>) -> Res
     let status = &view.status;
     let lists = [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
     let mut all = lists.into_iter().filter_map(Option::as_deref).flatten();
-    let first = view.pod.spec.as_ref().and_then(|spec| spec.containers.first()).map(|container| container.name.as_str());
+    let first =
+        view.pod.spec.as_ref().and_then(|spec| spec.containers.first()).map(|container| container.name.as_str());
     let wanted = name.or(first).unwrap_or_default();
     all.find(|container| container.name == wanted).ok_or_else(|| {
         let pod = view.pod.metadata.name.as_deref().unwrap_or_default();

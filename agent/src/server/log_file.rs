@@ -241,7 +241,8 @@ mod tests {
         let file = log(&(0..2_000).map(line).collect::<String>());
         for count in [0, 1, 2, 999, 2_000, 5_000] {
             let text = collect(file.path(), Choice { tail: Some(count), ..Choice::default() }).await;
-            let numbers: Vec<usize> = text.lines().map(|line| line.split(' ').next().unwrap().parse().unwrap()).collect();
+            let numbers: Vec<usize> =
+                text.lines().map(|line| line.split(' ').next().unwrap().parse().unwrap()).collect();
             let first = 2_000_usize.saturating_sub(count as usize);
             assert_eq!(numbers, (first..2_000).collect::<Vec<_>>());
         }

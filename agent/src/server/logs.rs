@@ -66,7 +66,9 @@ fn instance(status: &ContainerStatus, previous: bool, pod: &str) -> Result<i32, 
             let why = match waiting.reason.as_deref().unwrap_or("ContainerCreating") {
                 "ErrImagePull" => "image can't be pulled",
                 "ImagePullBackOff" => "trying and failing to pull image",
-                other => return Err(Refusal::bad(format!("container {name:?} in pod {pod:?} is waiting to start: {other}"))),
+                other => {
+                    return Err(Refusal::bad(format!("container {name:?} in pod {pod:?} is waiting to start: {other}")));
+                }
             };
             Err(Refusal::bad(format!("container {name:?} in pod {pod:?} is waiting to start: {why}")))
         }
@@ -83,7 +85,12 @@ fn log_path(root: &Path, view: &PodView, container: &str, instance: i32) -> Path
 }
 
 /// True until this instance has ended.
-fn still_running(mut views: PodViews, view: &PodView, status: &ContainerStatus, instance: i32) -> watch::Receiver<bool> {
+fn still_running(
+    mut views: PodViews,
+    view: &PodView,
+    status: &ContainerStatus,
+    instance: i32,
+) -> watch::Receiver<bool> {
     let (running, told) = watch::channel(true);
     let (uid, container) = (view.pod.metadata.uid.clone().unwrap_or_default(), status.name.clone());
     tokio::spawn(async move {

@@ -92,5 +92,7 @@ pub(super) fn find(surface: &Surface, name: &ObjectName) -> Result<PodView, Refu
             && view.pod.metadata.namespace.as_deref().unwrap_or("default") == name.namespace
     };
     let found = views.values().filter(named).min_by_key(|view| view.stopping);
-    found.cloned().ok_or_else(|| Refusal::not_found(format!("pod {:?} not found in namespace {:?}", name.name, name.namespace)))
+    found
+        .cloned()
+        .ok_or_else(|| Refusal::not_found(format!("pod {:?} not found in namespace {:?}", name.name, name.namespace)))
 }

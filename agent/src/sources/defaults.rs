@@ -50,20 +50,15 @@ fn containers(spec: &mut PodSpec) {
 fn container(container: &mut Container) {
     or(&mut container.termination_message_path, "/dev/termination-log");
     or(&mut container.termination_message_policy, "File");
-    let policy = if is_latest(container.image.as_deref().unwrap_or_default()) { "Always" } else { "IfNotPresent" };
-    or(&mut container.image_pull_policy, policy);
+    // The API says Always where the tag is `latest`. On a node of its own there may be no registry to ask, and an image
+    // that was imported must run: who wants a pull at each start says Always.
+    or(&mut container.image_pull_policy, "IfNotPresent");
     container.env.iter_mut().flatten().for_each(variable);
     let probes = [&mut container.liveness_probe, &mut container.readiness_probe, &mut container.startup_probe];
     probes.into_iter().flatten().for_each(probe);
     if let Some(lifecycle) = &mut container.lifecycle {
         hooks(lifecycle);
     }
-}
-
-/// No tag and no digest means `:latest`.
-fn is_latest(image: &str) -> bool {
-    let name = image.rsplit('/').next().unwrap_or_default();
-    !image.contains('@') && name.split_once(':').is_none_or(|(_, tag)| tag == "latest")
 }
 
 fn requests_from_limits(resources: &mut ResourceRequirements) {
@@ -195,7 +190,7 @@ mod tests {
                 "containers": [
                   {
                     "image": "busybox",
-                    "imagePullPolicy": "Always",
+                    "imagePullPolicy": "IfNotPresent",
                     "livenessProbe": {
                       "failureThreshold": 3,
                       "httpGet": {
@@ -257,20 +252,6 @@ mod tests {
             }
         "#]]
         .assert_eq(&text);
-    }
-
-    #[test]
-    fn the_pull_policy_follows_the_tag() {
-        for (image, latest) in [
-            ("busybox", true),
-            ("busybox:latest", true),
-            ("reg:5000/a/busybox", true),
-            ("busybox:1.36", false),
-            ("reg:5000/busybox:1", false),
-            ("busybox@sha256:00", false),
-        ] {
-            assert_eq!(is_latest(image), latest, "{image}");
-        }
     }
 
     #[test]
