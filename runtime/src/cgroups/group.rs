@@ -147,7 +147,12 @@ impl Cgroups {
         super::stats::keyed(&text, "oom_kill").unwrap_or(0)
     }
 
-    fn restrict_devices(&self, path: &CgroupPath, rules: &[DeviceRule]) -> Result<(), CgroupError> {
+    /// Lets the processes of a group use the devices that `rules` name. Fine to call twice: on v2 both lists must
+    /// then agree.
+    ///
+    /// # Errors
+    /// [`CgroupError`]: no way to enforce the rules, or the kernel refused them. Nothing may be started then.
+    pub fn restrict_devices(&self, path: &CgroupPath, rules: &[DeviceRule]) -> Result<(), CgroupError> {
         if let Some(directory) = self.directory_of("devices", path).filter(|_| self.version != Version::V2) {
             return devices::v1_lines(rules).iter().try_for_each(|(file, line)| put(&directory.join(file), line));
         }

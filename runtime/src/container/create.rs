@@ -12,7 +12,8 @@ use super::{Container, remove};
 use crate::blocking::{blocking, now_ns};
 use crate::cgroups::{CgroupError, CgroupPath, DeviceRule, Resources};
 use crate::containers::{
-    DeviceFacts, Identity, ImageDefaults, LaunchFacts, SandboxFacts, SandboxNamespaces, launch, seccomp, spec,
+    DeviceFacts, Identity, ImageDefaults, LaunchFacts, SandboxFacts, SandboxNamespaces, launch, propagation, seccomp,
+    spec,
 };
 use crate::core::Core;
 use crate::error::{Doing, LifeError, chain};
@@ -168,6 +169,7 @@ fn plan(
         warn!(container = %container.id, name = %container.name, "{warning}");
     }
     make_mount_sources(&built.mount_sources)?;
+    propagation::check(&config).doing(|| "checking its mounts".into())?;
     write(core, sandbox, container, &cgroup, &built.spec)?;
     let user = UserRecord { uid: identity.uid, gid: identity.gid, groups: identity.groups };
     container.made(user).doing(|| "writing its record".into())
@@ -211,7 +213,7 @@ fn restrict_devices(core: &Core, cgroup: &CgroupPath, spec: &Spec) -> Result<(),
     let rules = resources.and_then(|resources| resources.devices().as_ref()).map(|rules| DeviceRule::of_spec(rules));
     // No rules at all would mean no restriction at all.
     let rules = rules.unwrap_or_else(|| vec![DeviceRule::NOTHING]);
-    core.cgroups.create_container(cgroup, &Resources::default(), &rules)
+    core.cgroups.restrict_devices(cgroup, &rules)
 }
 
 /// The kubelet makes it; other callers may not.

@@ -19,6 +19,7 @@ pub mod launch;
 mod mounts;
 mod namespaces;
 mod process;
+pub mod propagation;
 mod resources;
 pub mod seccomp;
 pub mod spec;
