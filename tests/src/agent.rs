@@ -91,6 +91,11 @@ impl Place {
         let dir = self.dir.path();
         let ours = |pid: &str| {
             let proc = Path::new("/proc").join(pid);
+            // One that has ended and waits for the machine's init to be reaped is nobody's any more.
+            let stat = std::fs::read_to_string(proc.join("stat")).unwrap_or_default();
+            if stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z')) {
+                return false;
+            }
             let link = |name: &str| std::fs::read_link(proc.join(name)).is_ok_and(|to| to.starts_with(dir));
             let text = |name: &str| std::fs::read_to_string(proc.join(name)).unwrap_or_default();
             link("cwd")
@@ -187,6 +192,17 @@ pub fn remove_cgroup(name: &str) -> Result<()> {
         if let Some(parent) = path.parent().filter(|_| name.matches('/').count() > 1) {
             let _ = std::fs::remove_dir(parent);
         }
+    }
+    Ok(())
+}
+
+/// Removes an empty tree of cgroups from every hierarchy.
+///
+/// # Errors
+/// When a process is left in it.
+pub fn remove_cgroups(name: &str) -> Result<()> {
+    for path in cgroups(name).into_iter().rev() {
+        std::fs::remove_dir(&path).with_context(|| format!("removing cgroup {}", path.display()))?;
     }
     Ok(())
 }

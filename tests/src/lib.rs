@@ -5,6 +5,7 @@
 //! image registry and what can go wrong with one.
 
 pub mod agent;
+pub mod channel;
 pub mod node;
 pub mod pod_network;
 pub mod registry;

@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::future::Future;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -26,8 +26,42 @@ pub const IMAGE: &str = "docker.io/library/busybox:latest";
 pub struct Node {
     /// Where it works.
     pub place: Arc<Place>,
-    /// The runtime.
-    pub runtime: Arc<Embedded>,
+    runtime: Mutex<Option<Arc<Embedded>>>,
+}
+
+impl Node {
+    /// The runtime. Whoever holds it keeps it from going [`Node::away`].
+    ///
+    /// # Panics
+    /// When it is away.
+    pub fn runtime(&self) -> Arc<Embedded> {
+        self.slot().clone().expect("the runtime is there")
+    }
+
+    /// The runtime goes away as it does when its agent ends: containers run on.
+    ///
+    /// # Errors
+    /// Somebody still uses it, so that it cannot go.
+    pub async fn away(&self) -> Result<()> {
+        let runtime = self.slot().take().context("the runtime is away already")?;
+        runtime.detach().await;
+        Arc::into_inner(runtime).context("somebody still uses the runtime")?;
+        Ok(())
+    }
+
+    /// The runtime is opened again.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub async fn back(&self) -> Result<Arc<Embedded>> {
+        let runtime = Embedded::open(options(&self.place)).await.context("opening the runtime again")?;
+        *self.slot() = Some(runtime.clone());
+        Ok(runtime)
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Option<Arc<Embedded>>> {
+        self.runtime.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Runs `test` with a runtime of its own inside a fresh network namespace, and expects that it has removed its pods:
@@ -43,9 +77,12 @@ where
     inside(&place, async {
         let runtime = Embedded::open(options(&place)).await.context("opening the runtime")?;
         import(&runtime, &place).await?;
-        let node = Arc::new(Node { place: place.clone(), runtime });
+        let node = Arc::new(Node { place: place.clone(), runtime: Mutex::new(Some(runtime)) });
         let result = test(node.clone()).await;
-        node.runtime.close().await?;
+        let runtime = node.slot().take();
+        if let Some(runtime) = runtime {
+            runtime.close().await?;
+        }
         result?;
         let left = left(&place);
         ensure!(left.is_empty(), "left behind:\n{}", left.join("\n"));
@@ -70,16 +107,21 @@ pub fn inside(place: &Place, test: impl Future<Output = Result<()>>) -> Result<(
 
 /// How the runtime of a place is opened.
 pub fn options(place: &Place) -> Options {
+    options_below(place.dir.path())
+}
+
+/// How a runtime is opened whose folders are below `dir`.
+pub fn options_below(dir: &Path) -> Options {
     Options {
-        root: place.path("root"),
-        run: place.path("run"),
+        root: dir.join("root"),
+        run: dir.join("run"),
         network: cni::NetworkConfig {
             bridge: "longshore0".to_owned(),
             pod_cidr: "10.99.0.0/24".parse().expect("a network"),
             no_masquerade: Vec::new(),
-            leases: place.path("root/leases"),
+            leases: dir.join("root/leases"),
             mtu: None,
-            instance: cni::Instance::of_root(place.dir.path()),
+            instance: cni::Instance::of_root(dir),
         },
         registries: RegistryConfig::default(),
     }
@@ -120,6 +162,11 @@ pub fn left(place: &Place) -> Vec<String> {
 
 /// The configuration of a pod that is called `name`.
 pub fn pod(place: &Place, name: &str) -> v1::PodSandboxConfig {
+    pod_below(place.dir.path(), &place.cgroup(), name)
+}
+
+/// The configuration of a pod whose logs are below `dir` and whose cgroup is below `cgroup`.
+pub fn pod_below(dir: &Path, cgroup: &str, name: &str) -> v1::PodSandboxConfig {
     v1::PodSandboxConfig {
         metadata: Some(v1::PodSandboxMetadata {
             name: name.to_owned(),
@@ -128,11 +175,11 @@ pub fn pod(place: &Place, name: &str) -> v1::PodSandboxConfig {
             attempt: 0,
         }),
         hostname: name.to_owned(),
-        log_directory: place.path("podlogs").join(name).display().to_string(),
+        log_directory: dir.join("podlogs").join(name).display().to_string(),
         dns_config: Some(v1::DnsConfig { servers: vec!["192.0.2.53".to_owned()], ..Default::default() }),
         labels: HashMap::from([("app".to_owned(), name.to_owned())]),
         linux: Some(v1::LinuxPodSandboxConfig {
-            cgroup_parent: format!("{}/pod-{name}", place.cgroup()),
+            cgroup_parent: format!("{cgroup}/pod-{name}"),
             security_context: Some(v1::LinuxSandboxSecurityContext {
                 namespace_options: Some(namespaces()),
                 ..Default::default()
@@ -168,26 +215,26 @@ pub fn container(name: &str, script: &str) -> v1::ContainerConfig {
 }
 
 /// A pod with calls that are made again and again; works with every implementation of the trait.
-pub struct Pod<'a> {
-    runtime: &'a dyn Runtime,
+pub struct Pod {
+    runtime: Arc<dyn Runtime>,
     config: v1::PodSandboxConfig,
     /// Its sandbox id.
     pub id: String,
 }
 
-impl<'a> Pod<'a> {
+impl Pod {
     /// Runs its sandbox.
     ///
     /// # Errors
     /// What the runtime says.
-    pub async fn run(runtime: &'a dyn Runtime, config: v1::PodSandboxConfig) -> Result<Self> {
+    pub async fn run(runtime: Arc<dyn Runtime>, config: v1::PodSandboxConfig) -> Result<Self> {
         let request = v1::RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
         let id = runtime.run_pod_sandbox(request, by()).await?.pod_sandbox_id;
         Ok(Self { runtime, config, id })
     }
 
     /// A pod that is there already.
-    pub fn found(runtime: &'a dyn Runtime, config: v1::PodSandboxConfig, id: String) -> Self {
+    pub fn found(runtime: Arc<dyn Runtime>, config: v1::PodSandboxConfig, id: String) -> Self {
         Self { runtime, config, id }
     }
 
@@ -301,6 +348,18 @@ impl<'a> Pod<'a> {
             ensure!(Instant::now() < until, "container {container} does not say {text:?}: {log:?}");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    /// The first process of a running container, as the node sees it.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub async fn pid(&self, container: &str) -> Result<i32> {
+        let request = v1::ContainerStatusRequest { container_id: container.to_owned(), verbose: true };
+        let info = self.runtime.container_status(request, by()).await?.info;
+        let pid: i32 = info.get("pid").context("no pid")?.parse()?;
+        ensure!(pid > 0, "container {container} does not run");
+        Ok(pid)
     }
 
     /// Stops a container.

@@ -276,7 +276,7 @@ fn sandbox_facts(sandbox: &Sandbox, options: &v1::NamespaceOption) -> Result<San
         },
         resolv_conf: Some(sandbox.dir.resolv_conf()),
         hostname_file: Some(sandbox.dir.hostname()),
-        hosts_file: None,
+        hosts_file: Some(sandbox.dir.hosts()),
         shm: ipc.then(|| sandbox.dir.shm()),
     })
 }

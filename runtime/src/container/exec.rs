@@ -77,7 +77,9 @@ pub(crate) async fn start(
         }
     };
     let (tell, wait) = oneshot::channel();
-    core.tasks.spawn(see_off(sandbox.clone(), id.clone(), ended, tell));
+    let (work, stop) = (see_off(sandbox.clone(), id.clone(), ended, tell), core.stop.clone());
+    // Left behind, it is forgotten by whoever opens the runtime next.
+    core.tasks.spawn(async move { stop.run_until_cancelled(work).await });
     Ok(Running { id, sandbox, ended: wait, terminal })
 }
 

@@ -103,14 +103,16 @@ impl Collector {
     }
 
     /// Takes what there is without waiting: at most a pipe's content many times over, if somebody goes on writing.
+    /// The pipe itself is read: the reactor may not have heard yet that there is something.
     fn drain(&mut self, mut room: usize) {
         for _ in 0..1024 {
             let Some(pipe) = &self.pipe else { return };
-            match pipe.try_read(&mut self.buffer) {
+            match nix::unistd::read(pipe, &mut self.buffer) {
                 Ok(length) if length > 0 => {
                     self.keep(length, room);
                     room = room.saturating_sub(length);
                 }
+                Err(nix::errno::Errno::EINTR) => {}
                 _ => return,
             }
         }
@@ -139,6 +141,15 @@ mod tests {
     fn times_are_said_as_the_kubelet_says_them() {
         let said = |seconds| duration(Duration::from_secs(seconds));
         assert_eq!([said(1), said(60), said(90), said(3600)], ["1s", "1m0s", "1m30s", "1h0m0s"]);
+    }
+
+    #[tokio::test]
+    async fn what_was_written_before_the_end_is_there_although_nobody_told() {
+        let (read, write) = pipe().unwrap();
+        let mut collector = Collector::new(read).unwrap();
+        io::Write::write_all(&mut File::from(write), b"last words").unwrap();
+        collector.drain(100);
+        assert_eq!(collector.bytes, b"last words");
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@ use crate::state::files::{FileError, read, write_shared};
 const SHM_BYTES: u64 = 64 << 20;
 
 /// The kubelet's bound on a host's resolv.conf.
-const LARGEST_RESOLV_CONF: u64 = 10 << 20;
+const LARGEST_COPY: u64 = 10 << 20;
 
 /// A mount of a sandbox could not be made or undone.
 #[derive(Debug, thiserror::Error)]
@@ -54,11 +54,18 @@ pub(crate) fn resolv_conf(config: Option<&DnsConfig>) -> Option<String> {
 /// # Errors
 /// When the file cannot be written. A node without a resolv.conf gives an empty one.
 pub(crate) fn write_resolv_conf(path: &Path, config: Option<&DnsConfig>) -> Result<(), FileError> {
-    let content = match resolv_conf(config) {
-        Some(text) => text.into_bytes(),
-        None => read(Path::new("/etc/resolv.conf"), LARGEST_RESOLV_CONF)?.unwrap_or_default(),
-    };
-    write_shared(path, &content)
+    match resolv_conf(config) {
+        Some(text) => write_shared(path, text.as_bytes()),
+        None => copy_shared(Path::new("/etc/resolv.conf"), path),
+    }
+}
+
+/// Writes `to` as a copy of one of the node's small files; one that is not there gives an empty copy.
+///
+/// # Errors
+/// When it cannot be read or written.
+pub(crate) fn copy_shared(from: &Path, to: &Path) -> Result<(), FileError> {
+    write_shared(to, &read(from, LARGEST_COPY)?.unwrap_or_default())
 }
 
 /// Mounts the pod's shared memory.

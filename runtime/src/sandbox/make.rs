@@ -111,6 +111,7 @@ async fn prepare(core: &Arc<Core>, sandbox: &Arc<Sandbox>, wish: &Wish) -> Resul
         replace(&dir.pause_launch(), &launch.encode()).doing(|| "writing what to start".into())?;
         let dns = wish.config.dns_config.as_ref();
         files::write_resolv_conf(&dir.resolv_conf(), dns).doing(|| "writing its DNS settings".into())?;
+        files::copy_shared("/etc/hosts".as_ref(), &dir.hosts()).doing(|| "writing its hosts".into())?;
         let name = hostname(&wish);
         write_shared(&dir.hostname(), format!("{name}\n").as_bytes()).doing(|| "writing its hostname".into())?;
         match wish.own.ipc {

@@ -27,10 +27,8 @@ pub(crate) async fn start(core: &Arc<Core>, sandbox: &Arc<Sandbox>) -> Result<()
     let mut child = spawn(sandbox).doing(|| "starting its shim".into())?;
     let pid = child.id();
     let stdout = child.stdout.take();
-    core.tasks.spawn(async move {
-        // Reaped when it ends; that it has ended is seen on its socket.
-        let _ = child.wait().await;
-    });
+    // Reaped when it ends; that it has ended is seen on its socket. It outlives our other tasks, and nobody waits for it.
+    tokio::spawn(async move { child.wait().await });
     if let Some(pid) = pid {
         move_to_pod(core, sandbox, pid).doing(|| "moving its shim to the pod's cgroup".into())?;
     }

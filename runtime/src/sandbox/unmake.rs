@@ -122,9 +122,11 @@ fn release_files(core: &Core, sandbox: &Sandbox) -> Result<(), LifeError> {
 pub(crate) async fn remove(core: &Arc<Core>, sandbox: &Arc<Sandbox>) -> Result<(), LifeError> {
     stop(core, sandbox).await?;
     let doing = || format!("removing sandbox {} of {}", sandbox.id, sandbox.name);
-    for container in sandbox.containers() {
-        container::remove::remove(core, &container).await.doing(doing)?;
-    }
+    let removals = sandbox
+        .containers()
+        .into_iter()
+        .map(|container| async move { container::remove::remove(core, &container).await });
+    futures::future::join_all(removals).await.into_iter().collect::<Result<(), _>>().doing(doing)?;
     let _alone = sandbox.changes.write().await;
     let (of_core, of_sandbox) = (core.clone(), sandbox.clone());
     blocking(move || remove_rest(&of_core, &of_sandbox)).await.doing(doing)?;

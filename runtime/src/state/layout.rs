@@ -77,6 +77,11 @@ impl SandboxDir {
         self.0.join("resolv.conf")
     }
 
+    /// Becomes `/etc/hosts` of containers that bring none.
+    pub(crate) fn hosts(&self) -> PathBuf {
+        self.0.join("hosts")
+    }
+
     /// Written by the shim when it is up.
     pub(crate) fn shim_pid(&self) -> PathBuf {
         self.0.join("shim.pid")

@@ -8,7 +8,7 @@
 //!     config.pb                  `PodSandboxConfig` as it came
 //!     net                        the network namespace, bind-mounted
 //!     shm/                       tmpfs for the pod's /dev/shm
-//!     hostname, resolv.conf      files that containers mount
+//!     hostname, resolv.conf, hosts   files that containers mount
 //!     shim.*, pause.*, c/, x/    the contract with the shim: see `shim::wire`
 //!     c/<container id>/state.json, config.pb, config.json (OCI spec)
 //! ```

@@ -192,7 +192,7 @@ mod tests {
             expect![[r#"
                 HTTP/1.1 501 Not Implemented
                 Content-Type: text/plain
-                Content-Length: 80
+                Content-Length: 71
                 Connection: close
 
                 SPDY is not supported here: use a WebSocket client (v5.channel.k8s.io)
@@ -210,7 +210,7 @@ mod tests {
             expect![[r#"
                 HTTP/1.1 403 Forbidden
                 Content-Type: text/plain
-                Content-Length: 87
+                Content-Length: 93
                 Connection: close
 
                 none of the offered subprotocols is spoken here: v5.channel.k8s.io and v4.channel.k8s.io are
