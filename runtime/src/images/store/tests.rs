@@ -154,7 +154,7 @@ async fn layers_go_with_the_last_image_or_snapshot_that_has_them() {
     store.remove("a:v1").await.unwrap();
     assert!(store.find("a:v1").is_none());
     assert_eq!(fs::read_to_string(snapshot.root.join("own")).unwrap(), "own");
-    assert!(matches!(store.prepare_snapshot("new", &image).await, Ok(_)), "its layers are still there");
+    assert!(store.prepare_snapshot("new", &image).await.is_ok(), "its layers are still there");
     store.remove_snapshot("new").await.unwrap();
     store.remove_snapshot("user").await.unwrap();
     assert!(!node.layer_path(&own).exists() && node.layer_path(&shared).exists());
