@@ -21,8 +21,8 @@ use super::store::{Hold, ImageStore, LayerSource, NewNames};
 
 // An index in an index is an image for several platforms; one more for what nobody has thought of.
 const MAX_DEPTH: u8 = 3;
-// Pieces of some 16 KiB that wait between network and disk.
-const PIECES: usize = 32;
+// Pieces of at most 64 KiB that wait between network and disk.
+const PIECES: usize = 16;
 
 impl ImageStore {
     /// Brings an image here, or finds that the newest is here already. Layers are fetched a few at a time and unpacked

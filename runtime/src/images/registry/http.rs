@@ -26,6 +26,8 @@ const CONNECT: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(30);
 /// A transfer that stands still that long is broken. There is no limit on the whole: layers may be huge.
 pub(super) const STALL: Duration = Duration::from_secs(30);
+// hyper's own 400 KiB for each piece would add up to tens of megabytes between network and disk.
+const MAX_BUFFER: usize = 64 << 10;
 // Registry, its storage, and one hop of a network's own.
 const MAX_REDIRECTS: usize = 5;
 
@@ -102,7 +104,7 @@ impl Http {
         http.set_connect_timeout(Some(CONNECT));
         http.set_nodelay(true);
         let connector = HttpsConnector::from((http, tls::client_config(tls)?));
-        let client = Client::builder(TokioExecutor::new()).build(connector);
+        let client = Client::builder(TokioExecutor::new()).http1_max_buf_size(MAX_BUFFER).build(connector);
         clients.insert(tls.clone(), client.clone());
         Ok(client)
     }

@@ -80,10 +80,7 @@ fn unpack_checked(
     let root = make_root(&content).map_err(ImageError::store("making", &content))?;
     let record = read_layer(source, bytes, root)?;
     disk::write_unsynced(&tmp.join("layer.json"), &record).map_err(ImageError::store("writing", tmp))?;
-    let path = inner.paths.layer(&source.diff_id);
-    let mut state = inner.state();
-    std::fs::rename(tmp, &path).map_err(ImageError::store("naming", path))?;
-    state.layers.insert(source.diff_id.clone(), record);
+    inner.name_layer(tmp, &source.diff_id, record)?;
     source.progress.finish();
     Ok(())
 }

@@ -15,7 +15,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use self::disk::{Names, Record};
+use self::disk::{LayerRecord, Names, Record};
 use self::keyed_lock::KeyedLock;
 pub(crate) use self::layers::{Hold, LayerSource};
 use self::paths::Paths;
@@ -36,7 +36,7 @@ pub(crate) struct Inner {
     pub(crate) paths: Paths,
     pub(crate) registries: Registries,
     pub(crate) boot: String,
-    /// Only one writer of names and records at a time; readers use `state` and never wait for the disk.
+    /// One writer of names, records and layers at a time; readers use `state` and never wait for the disk.
     writing: Mutex<()>,
     state: Mutex<State>,
     pub(crate) layer_locks: KeyedLock<DiffId>,
@@ -97,6 +97,7 @@ impl ImageStore {
             inner.state().images.remove(&id);
             let path = inner.paths.record(&id);
             tree::remove_path(&path).map_err(ImageError::store("removing", path))?;
+            drop(writer);
             inner.collect()
         })
         .await
@@ -182,7 +183,7 @@ pub(crate) struct NewNames {
 }
 
 impl Inner {
-    /// Short looks and changes in memory only, apart from renames of layers: never held over an await.
+    /// Short looks and changes in memory: never held over a disk access or an await.
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -234,20 +235,41 @@ impl Inner {
         Ok(())
     }
 
+    /// Gives a layer that is whole its name. Once it has it, others may count on it.
+    fn name_layer(&self, tmp: &Path, layer: &DiffId, record: LayerRecord) -> Result<(), ImageError> {
+        let _writer = self.writer();
+        let path = self.paths.layer(layer);
+        std::fs::rename(tmp, &path).map_err(ImageError::store("naming", path))?;
+        self.state().layers.insert(layer.clone(), record);
+        Ok(())
+    }
+
     /// Removes layers that nobody needs.
     pub(crate) fn collect(&self) -> Result<(), ImageError> {
-        let mut moved = Vec::new();
-        {
-            // Renamed under the lock, so that nobody counts on a layer that is about to go; deleted after it.
-            let mut state = self.state();
-            for layer in state.garbage() {
-                let (from, to) = (self.paths.layer(&layer), self.paths.new_tmp("removed"));
-                std::fs::rename(&from, &to).map_err(ImageError::store("moving away", from))?;
-                state.layers.remove(&layer);
-                moved.push(to);
-            }
-        }
+        let moved = self.move_garbage()?;
         moved.into_iter().try_for_each(|path| tree::remove_path(&path).map_err(ImageError::store("removing", path)))
+    }
+
+    /// Forgotten first, then moved away: whoever needs such a layer now unpacks it again, and waits for its name until
+    /// the old one is gone. Deleted later, because that may take long.
+    fn move_garbage(&self) -> Result<Vec<PathBuf>, ImageError> {
+        let _writer = self.writer();
+        let garbage = {
+            let mut state = self.state();
+            let garbage = state.garbage();
+            garbage.iter().for_each(|layer| drop(state.layers.remove(layer)));
+            garbage
+        };
+        let mut moved = Vec::new();
+        for layer in garbage {
+            let (from, to) = (self.paths.layer(&layer), self.paths.new_tmp("removed"));
+            match std::fs::rename(&from, &to) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                result => result.map_err(ImageError::store("moving away", from))?,
+            }
+            moved.push(to);
+        }
+        Ok(moved)
     }
 }
 

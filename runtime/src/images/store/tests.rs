@@ -292,3 +292,28 @@ async fn a_mount_that_fails_leaves_no_snapshot() {
     store.prepare_snapshot("c1", &image).await.unwrap();
     store.remove_snapshot("c1").await.unwrap();
 }
+
+#[tokio::test]
+async fn a_full_disk_refuses_an_image_leaves_nothing_and_takes_the_next_one() {
+    let node = Node::new();
+    let (source, target) = (node.path("archive.tar"), node.path("small"));
+    let store = node.open();
+    node.import(&store, "large:v1", &[layer(&["small"]), layer(&["large"; 3000])]).await;
+    fs::create_dir(&target).unwrap();
+    let size = Some(c"size=1m");
+    rustix::mount::mount("tmpfs", &target, "tmpfs", rustix::mount::MountFlags::empty(), size).unwrap();
+    let result = async {
+        let platform = Platform { os: "linux".into(), architecture: "amd64".into(), variant: String::new() };
+        let full = ImageStore::open(&target, RegistryConfig { platform, ..RegistryConfig::default() })?;
+        fs::write(target.join("ballast"), vec![0; 1020 << 10]).map_err(ImageError::store("filling", &target))?;
+        let refused = full.import(&source, None).await.map_err(|error| error.kind());
+        let left = node.names("small/images/tmp");
+        fs::remove_file(target.join("ballast")).map_err(ImageError::store("emptying", &target))?;
+        let taken = full.import(&source, None).await?.len();
+        Ok::<_, ImageError>((refused, left, taken))
+    }
+    .await;
+    rustix::mount::unmount(&target, rustix::mount::UnmountFlags::DETACH).unwrap();
+    let (refused, left, taken) = result.unwrap();
+    assert_eq!((refused.unwrap_err(), left, taken), (crate::images::ErrorKind::NoSpace, vec![], 1));
+}
