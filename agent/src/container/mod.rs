@@ -31,6 +31,8 @@ pub struct ImageFacts {
     pub username: String,
     /// Size in bytes, for the event after a pull.
     pub size: u64,
+    /// It was put here by a person: no registry is known to have it.
+    pub by_hand: bool,
 }
 
 /// The pod shares the node's network.

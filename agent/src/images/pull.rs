@@ -40,7 +40,7 @@ pub enum ImageError {
     #[error("Failed to apply default image tag \"{0}\": couldn't parse image name \"{0}\": invalid reference format")]
     Name(String),
     /// The runtime could not say whether it has the image.
-    #[error("Failed to inspect image \"{image}\": {source}")]
+    #[error("Failed to inspect image \"{image}\"")]
     Inspect {
         /// The image.
         image: String,
@@ -51,7 +51,7 @@ pub enum ImageError {
     #[error("Container image \"{0}\" is not present with pull policy of Never")]
     NeverPull(String),
     /// It could not be pulled.
-    #[error("{source}")]
+    #[error(transparent)]
     Pull {
         /// The last try's error.
         source: RuntimeError,
@@ -123,6 +123,9 @@ impl Images {
         let image = checked(name)?;
         match (policy, self.find(&image).await?) {
             (Policy::Never | Policy::IfNotPresent, Some(facts)) => return Ok(Pulled::Present(facts)),
+            // The API's default for `latest` is Always. Of an image that was imported here there is nothing newer to ask
+            // for; a registry that happens to know the name would hand out another one, and most often none does.
+            (Policy::Always, Some(facts)) if facts.by_hand => return Ok(Pulled::Present(facts)),
             (Policy::Never, None) => return Err(ImageError::NeverPull(name.to_owned())),
             (Policy::Always, _) | (_, None) => {}
         }
@@ -204,7 +207,13 @@ fn spec(image: &str) -> v1::ImageSpec {
 }
 
 fn facts(image: v1::Image) -> ImageFacts {
-    ImageFacts { reference: image.id, uid: image.uid.map(|uid| uid.value), username: image.username, size: image.size }
+    ImageFacts {
+        reference: image.id,
+        uid: image.uid.map(|uid| uid.value),
+        username: image.username,
+        size: image.size,
+        by_hand: image.repo_digests.is_empty(),
+    }
 }
 
 /// The name with `:latest` where it has neither tag nor digest.

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Pod, PodStatus};
 
 use super::backoff::{self, Limits, signed};
 use super::containers;
-use super::execute::{Done, Failed};
+use super::execute::{Done, Failed, chain};
 use super::life::Event;
 use super::plan::Kept;
 use super::roles;
@@ -108,7 +108,7 @@ fn at(failed: Failed, now: Timestamp, wait: Duration) -> Trouble {
 
 fn image_trouble(kept: &mut Kept, tools: &Tools, pod: &Pod, container: &str, error: &ImageError) -> Trouble {
     let now = Timestamp::now();
-    let failed = Failed::new(error.reason(), error.to_string());
+    let failed = Failed::new(error.reason(), chain(error));
     let ImageError::Pull { .. } = error else { return at(failed, now, jittered(tools.config.timing.retry)) };
     let image = roles::member(pod, container).and_then(|member| member.container.image.clone()).unwrap_or_default();
     let timing = &tools.config.timing;

@@ -67,7 +67,9 @@ fn instance(status: &ContainerStatus, previous: bool, pod: &str) -> Result<i32, 
                 "ErrImagePull" => "image can't be pulled",
                 "ImagePullBackOff" => "trying and failing to pull image",
                 other => {
-                    return Err(Refusal::bad(format!("container {name:?} in pod {pod:?} is waiting to start: {other}")));
+                    return Err(Refusal::bad(format!(
+                        "container {name:?} in pod {pod:?} is waiting to start: {other}"
+                    )));
                 }
             };
             Err(Refusal::bad(format!("container {name:?} in pod {pod:?} is waiting to start: {why}")))

@@ -416,7 +416,8 @@ impl Runtime for FakeRuntime {
     async fn image_status(&self, request: v1::ImageStatusRequest, _: Deadline) -> Answer<v1::ImageStatusResponse> {
         let image = request.image.unwrap_or_default().image;
         let missing = self.state.lock().unwrap().missing.contains(&image);
-        let found = v1::Image { id: format!("sha256:{image}"), size: 7, ..Default::default() };
+        let repo_digests = vec!["registry.example/busybox@sha256:00".to_owned()];
+        let found = v1::Image { id: format!("sha256:{image}"), repo_digests, size: 7, ..Default::default() };
         Ok(v1::ImageStatusResponse { image: (!missing).then_some(found), ..Default::default() })
     }
 

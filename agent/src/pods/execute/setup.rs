@@ -43,8 +43,7 @@ impl Job {
     }
 
     fn volumes_failed(&self, error: &crate::volumes::VolumeError) -> Failed {
-        // The error's own text ends with its causes: it is the event's.
-        let message = error.to_string();
+        let message = chain(error);
         self.tools.say(self.pod(), Warning, "FailedMount", &message);
         Failed::new("FailedMount", message)
     }
@@ -93,7 +92,7 @@ impl Job {
                 ),
             ),
             Err(error @ (ImageError::Name(_) | ImageError::Inspect { .. })) => {
-                say(Warning, "InspectFailed", error.to_string());
+                say(Warning, "InspectFailed", chain(error));
             }
             Err(error @ ImageError::NeverPull(_)) => say(Warning, "ErrImageNeverPull", error.to_string()),
             Err(error @ ImageError::Pull { .. }) => {

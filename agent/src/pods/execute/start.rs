@@ -123,13 +123,13 @@ impl Job {
             let volume = volumes.get(&mount.name).ok_or_else(|| {
                 format!("container {} mounts volume {:?}, which is not mounted", container.name, mount.name)
             })?;
-            let wanted = sub_path(mount, &lookup).map_err(|error| error.to_string())?;
+            let wanted = sub_path(mount, &lookup).map_err(|error| chain(&error))?;
             let host_path = match &wanted {
                 None => volume.host_path.clone(),
                 Some(path) => {
                     let sub = SubPath { volume: &mount.name, container: &container.name, index, path };
                     let made = self.tools.volumes.subpath(&self.uid, sub, &volumes).await;
-                    made.map_err(|error| error.to_string())?
+                    made.map_err(|error| chain(&error))?
                 }
             };
             sources.push(Source { host_path, read_only: volume.read_only, managed: volume.managed });
