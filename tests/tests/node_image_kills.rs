@@ -126,7 +126,7 @@ async fn check(store: &ImageStore, root: &Path, said: &BTreeMap<String, String>)
     ensure!(count(&root.join("store/images/tmp")) == 0, "something unfinished is left");
     for (what, word) in said {
         let here = if what.contains(':') { store.find(what).is_some() } else { store.snapshots().contains(what) };
-        ensure!(!(word == "has" && !here), "{what} is lost");
+        ensure!(word != "has" || here, "{what} is lost");
         ensure!(!(word == "removed" && here), "{what} is back");
     }
     for image in store.list() {

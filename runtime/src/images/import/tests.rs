@@ -270,6 +270,21 @@ async fn a_forged_blob_is_refused_and_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn a_layer_of_another_size_than_promised_is_refused_though_its_digest_is_right() {
+    let layout = Layout::new();
+    let layers = layer("a", "b");
+    let config = layout.blob(&config("amd64", &[&layers]));
+    for off in [-1, 1] {
+        let mut blob = layout.blob(&gzip(&layers));
+        blob["size"] = (blob["size"].as_i64().unwrap() + off).into();
+        let manifest = json!({"schemaVersion": 2, "config": config, "layers": [blob]});
+        layout.index(&[layout.blob(manifest.to_string().as_bytes())]);
+        let refused = refusal(layout.path(), None).await;
+        assert!(refused.contains("bytes, but has") || refused.contains("reading the layer's data"), "{refused}");
+    }
+}
+
+#[tokio::test]
 async fn a_layout_cannot_reach_files_outside_it() {
     let layout = Layout::new();
     let secret = tempfile::NamedTempFile::new().unwrap();
