@@ -91,7 +91,8 @@ impl<'a> Containers<'a> {
             last_restart: all().filter_map(last_finish).max(),
             initialising: init_statuses.iter().enumerate().find(|(_, container)| {
                 let done = terminated(container).is_some_and(|end| end.exit_code == 0);
-                !done && !(is_sidecar(&container.name) && container.started == Some(true))
+                let started_sidecar = is_sidecar(&container.name) && container.started == Some(true);
+                !done && !started_sidecar
             }),
             inits: inits.len(),
             regular,
@@ -105,13 +106,13 @@ impl<'a> Containers<'a> {
         {
             return self.init_word(place, container);
         }
-        let telling = self.regular.iter().rev().filter_map(|container| {
+        let mut telling = self.regular.iter().filter_map(|container| {
             let state = container.state.as_ref()?;
             let waiting = state.waiting.as_ref().and_then(|waiting| waiting.reason.clone());
             waiting.or_else(|| state.terminated.as_ref().map(end_word))
         });
         let running = self.regular.iter().any(|container| container.ready && is_running(container));
-        match telling.last() {
+        match telling.next() {
             Some(word) if word == "Completed" && running => "Running".into(),
             Some(word) => word,
             None => phase,

@@ -98,6 +98,10 @@ impl Place {
             }
             let link = |name: &str| std::fs::read_link(proc.join(name)).is_ok_and(|to| to.starts_with(dir));
             let text = |name: &str| std::fs::read_to_string(proc.join(name)).unwrap_or_default();
+            // A zombie is pid 1's to reap, and some are slow; nothing of it is left but its number.
+            if text("stat").rsplit(')').next().is_some_and(|rest| rest.starts_with(" Z")) {
+                return false;
+            }
             link("cwd")
                 || link("root")
                 || text("cmdline").contains(&dir.display().to_string())

@@ -216,7 +216,7 @@ fn what_cannot_run_says_why_and_holds_up_nobody() -> Result<()> {
                       volumeMounts: [{name: v, mountPath: /v}]\n  volumes:\n  - {name: v, hostPath: {path: /etc/passwd, type: Directory}}\n";
     let mut agent = Agent::run(&[
         ("never.yaml", &container("never", "image: 'example.invalid/none:1', imagePullPolicy: Never")),
-        ("unreachable.yaml", &container("unreachable", "image: 'registry.invalid/none:1'")),
+        ("unreachable.yaml", &container("unreachable", "image: '127.0.0.1:1/none:1'")),
         ("no-program.yaml", &container("no-program", "image: busybox, command: [no-such-program]")),
         ("no-key.yaml", &no_key),
         ("wrong-type.yaml", wrong_type),

@@ -110,9 +110,9 @@ fn an_init_container_copies_a_file_for_the_web_server() -> Result<()> {
     ensure!(page == "copied by the init container\n", "{page}");
     // Reachable from the node by the pod's address.
     let address = pod["status"]["podIP"].as_str().context("an address")?;
-    let url = format!("http://{address}/");
-    let output = agent.place().command("busybox").args(["wget", "-T", "5", "-qO-", &url]).output()?;
-    ensure!(output.stdout == b"copied by the init container\n", "{output:?}");
+    let ask = format!("exec 3<>/dev/tcp/{address}/80; printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3");
+    let output = agent.place().command("timeout").args(["5", "bash", "-c", &ask]).output()?;
+    ensure!(output.stdout.ends_with(b"\r\n\r\ncopied by the init container\n"), "{output:?}");
     ends_clean(agent)
 }
 
