@@ -2,7 +2,7 @@
 //!
 //! [`agent`] runs whole agents, each in a network namespace, folders and a cgroup of its own, and says what they
 //! leave behind; [`pod_network`] lays out hosts and pods in namespaces for the network's own tests; [`registry`] is a real
-//! image registry and what can go wrong with one.
+//! image registry and what can go wrong with one, [`trust`] what it believes.
 
 pub mod agent;
 pub mod channel;
@@ -10,3 +10,4 @@ pub mod node;
 pub mod pod_network;
 pub mod registry;
 pub mod service_world;
+pub mod trust;

@@ -14,7 +14,8 @@ use runtime::images::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::pod_network::Netns;
-use tests::registry::{Answer, Asked, Certificates, Layer, Registry, TokenSigner, can_run, noise, serve, serve_broken};
+use tests::registry::{Answer, Asked, Layer, Registry, can_run, noise, serve, serve_broken};
+use tests::trust::{Certificates, TokenSigner};
 
 const REGISTRY: &str = "127.0.0.1:5000";
 
