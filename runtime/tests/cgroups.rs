@@ -132,6 +132,31 @@ fn a_group_is_made_twice_and_removed_twice() {
     assert!(group.cgroups.stats(&group.leaf()).is_err());
 }
 
+/// Fifty pods arrive at once, and none of their ancestors is there yet.
+#[test]
+fn groups_made_at_once_below_one_new_parent_are_all_usable() {
+    let group = Group::new("at-once");
+    let made = |number: usize| {
+        let leaf = group.top.child("burstable").unwrap().child(&format!("pod{number}")).unwrap().child("c1").unwrap();
+        group.cgroups.create_container(&leaf, &limits(64 << 20), &[DeviceRule::EVERYTHING]).unwrap();
+        leaf
+    };
+    let leaves: Vec<CgroupPath> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..16).map(|number| scope.spawn(move || made(number))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    for leaf in &leaves {
+        let memory = group.cgroups.stats(leaf).unwrap().memory.unwrap();
+        assert_eq!(memory.limit, Some(64 << 20));
+        let cpus = format!("/sys/fs/cgroup/cpuset{leaf}/cpuset.cpus");
+        assert_ne!(
+            std::fs::read_to_string(cpus).unwrap_or("v2 inherits".to_owned()).trim(),
+            "",
+            "an empty cpuset takes no process"
+        );
+    }
+}
+
 #[test]
 fn a_process_enters_everywhere_and_is_counted() {
     let group = Group::new("counted");

@@ -314,6 +314,13 @@ mod tests {
         );
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_list_of_mounts_makes_it_panic(text in "([0-9/a-z ,:-]{0,60}( - )?(cgroup2?)?[ a-z,]{0,20}\n){0,4}") {
+            let _ = Cgroups::from_mountinfo(&text);
+        }
+    }
+
     #[test]
     fn page_sizes_are_spelled_as_the_kubelet_does() {
         let sizes = ["hugepages-64kB", "hugepages-2048kB", "hugepages-1048576kB", "other"].map(hugepage_size);

@@ -5,6 +5,10 @@
 //! Which value goes into which file is decided in [`values`] (pure); `group` writes and removes, `stats` reads.
 //! Only the cgroupfs driver exists: a systemd slice is refused by [`CgroupPath::new`].
 //!
+//! Of `cgroups-rs` only the question "is this machine v2?" is used. Its groups on v2 know one root and swallow a
+//! controller that could not be handed down, so that a limit would be missing without a word; on v1 making one takes
+//! three times as long as the few files here, and pods start by the dozen.
+//!
 //! Every call is a handful of short file operations and blocks for well under a millisecond, except
 //! [`Cgroups::remove`], which waits up to the time it is given for killed processes to go.
 

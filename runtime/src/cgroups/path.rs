@@ -96,6 +96,18 @@ mod tests {
         assert!(CgroupPath::new("/a").unwrap().child("../b").is_err());
     }
 
+    proptest::proptest! {
+        #[test]
+        fn what_is_taken_stays_below_the_root(text in "[/a-z.:]{0,20}") {
+            if let Ok(path) = CgroupPath::new(&text) {
+                let below = path.below(Path::new("/root"));
+                proptest::prop_assert!(below.starts_with("/root") && below != Path::new("/root"));
+                proptest::prop_assert!(!below.components().any(|part| part == Component::ParentDir));
+                proptest::prop_assert_eq!(CgroupPath::new(path.as_str()).ok(), Some(path));
+            }
+        }
+    }
+
     #[test]
     fn a_slice_is_refused_by_name() {
         for slice in ["/kubepods.slice/kubepods-pod1.slice", "kubepods-pod1.slice:cri-containerd:abc"] {

@@ -126,6 +126,13 @@ mod tests {
         assert!(check("/slave mount/x", Both).contains("not shared"));
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_list_of_mounts_makes_it_panic(text in "([0-9/a-z \\\\:-]{0,60}\n){0,4}") {
+            let _ = allowed(Path::new("/a"), Both, &text);
+        }
+    }
+
     #[test]
     fn a_container_without_propagating_mounts_asks_nothing() {
         let mount = v1::Mount { host_path: "/does/not/exist".into(), ..Default::default() };
