@@ -447,3 +447,116 @@ async fn wait_gone(pid: i32) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
+
+#[test]
+fn limits_change_logs_rotate_and_use_is_told() -> Result<()> {
+    on_a_node(async |node| {
+        let (runtime, pod) = (node.runtime(), Pod::run(node.runtime(), pod(&node.place, "told")).await?);
+        let mut config = container("main", "i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done");
+        config.linux.get_or_insert_default().resources = Some(v1::LinuxContainerResources {
+            memory_limit_in_bytes: 64 << 20,
+            cpu_shares: 512,
+            ..Default::default()
+        });
+        let id = pod.start_with(config).await?;
+        let limit = |bytes| v1::UpdateContainerResourcesRequest {
+            container_id: id.clone(),
+            linux: Some(v1::LinuxContainerResources { memory_limit_in_bytes: bytes, ..Default::default() }),
+            ..Default::default()
+        };
+        runtime.update_container_resources(limit(128 << 20), by()).await?;
+        let linux = pod.look(&id).await?.resources.and_then(|resources| resources.linux).unwrap_or_default();
+        ensure!((linux.memory_limit_in_bytes, linux.cpu_shares) == (128 << 20, 512), "{linux:?}");
+        let request = v1::ContainerStatsRequest { container_id: id.clone() };
+        let stats = runtime.container_stats(request, by()).await?.stats.context("no stats")?;
+        let memory = stats.memory.unwrap_or_default();
+        let available = memory.available_bytes.unwrap_or_default().value;
+        ensure!(available > 100 << 20 && available <= 128 << 20, "{memory:?}");
+        let request = v1::PodSandboxStatsRequest { pod_sandbox_id: pod.id.clone() };
+        let stats =
+            runtime.pod_sandbox_stats(request, by()).await?.stats.and_then(|stats| stats.linux).unwrap_or_default();
+        ensure!(stats.network.is_some_and(|network| network.default_interface.is_some_and(|own| own.name == "eth0")));
+        ensure!(stats.containers.len() == 1 && stats.process.is_some());
+
+        pod.says(&id, "stdout F 5").await?;
+        let log = std::path::PathBuf::from(pod.look(&id).await?.log_path);
+        let rotated = log.with_extension("rotated");
+        std::fs::rename(&log, &rotated)?;
+        runtime.reopen_container_log(v1::ReopenContainerLogRequest { container_id: id.clone() }, by()).await?;
+        pod.says(&id, "stdout F").await?;
+        pod.stop_container(&id, 0).await?;
+        let text = std::fs::read_to_string(&rotated)? + &std::fs::read_to_string(&log)?;
+        let numbers = text.lines().filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect::<Vec<usize>>();
+        ensure!(numbers == (1..=numbers.len()).collect::<Vec<_>>(), "{text}");
+        let stopped = runtime.update_container_resources(limit(64 << 20), by()).await;
+        ensure!(stopped.is_err_and(|error| error.kind == Kind::FailedPrecondition));
+        pod.remove().await
+    })
+}
+
+#[test]
+fn images_are_told_and_removed() -> Result<()> {
+    on_a_node(async |node| {
+        let runtime = node.runtime();
+        let images = runtime.list_images(v1::ListImagesRequest::default(), by()).await?.images;
+        ensure!(images.len() == 1 && images[0].repo_tags == [tests::node::IMAGE] && images[0].size > 0, "{images:?}");
+        let spec = |name: &str| Some(v1::ImageSpec { image: name.to_owned(), ..Default::default() });
+        let request = v1::ImageStatusRequest { image: spec("busybox"), verbose: true };
+        let status = runtime.image_status(request, by()).await?;
+        ensure!(status.image.as_ref() == Some(&images[0]) && status.info.contains_key("config"), "{status:?}");
+        let usage = runtime.image_fs_info(v1::ImageFsInfoRequest {}, by()).await?;
+        ensure!(usage.image_filesystems[0].used_bytes.is_some_and(|used| used.value > 0), "{usage:?}");
+        runtime.remove_image(v1::RemoveImageRequest { image: spec("busybox") }, by()).await?;
+        runtime.remove_image(v1::RemoveImageRequest { image: spec("busybox") }, by()).await?;
+        let request = v1::ImageStatusRequest { image: spec("busybox"), verbose: false };
+        ensure!(runtime.image_status(request, by()).await?.image.is_none());
+        let request = v1::PullImageRequest { image: spec("127.0.0.1:1/nothing:1"), ..Default::default() };
+        let error = runtime.pull_image(request, by()).await.expect_err("nobody listens there");
+        ensure!(error.message.contains("127.0.0.1:1/nothing"), "{error}");
+        ensure!(runtime.pulls().is_empty());
+        Ok(())
+    })
+}
+
+#[test]
+fn a_second_runtime_on_the_same_folders_is_refused() -> Result<()> {
+    on_a_node(async |node| {
+        let _first = node.runtime();
+        let error = runtime::Embedded::open(options_below(node.place.dir.path())).await.expect_err("it is in use");
+        ensure!(error.to_string().contains(&format!("in use by process {}", std::process::id())), "{error}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_reboot_takes_containers_away_and_nothing_else() -> Result<()> {
+    on_a_node(async |node| {
+        let config = pod(&node.place, "before");
+        let pod = Pod::run(node.runtime(), config.clone()).await?;
+        let id = pod.start("main", "exec sleep 1000").await?;
+        let run = node.place.path("run/pods").join(&pod.id);
+        let pids = ["shim.pid", "pause.pid"].map(|name| std::fs::read_to_string(run.join(name)));
+        let container = pod.pid(&id).await?;
+        drop(pod);
+        node.away().await?;
+        // What a reboot does: processes and mounts are gone, and so is what was on tmpfs.
+        for pid in pids {
+            let pid: i32 = pid?.split(' ').next().context("empty")?.parse()?;
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)?;
+            wait_gone(pid).await;
+        }
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(container), nix::sys::signal::Signal::SIGKILL)?;
+        wait_gone(container).await;
+        for mount in ["net", "shm"] {
+            nix::mount::umount2(&run.join(mount), nix::mount::MntFlags::MNT_DETACH)?;
+        }
+        std::fs::remove_dir_all(node.place.path("run"))?;
+        let runtime = node.back().await?;
+        ensure!(runtime.list_pod_sandbox(v1::ListPodSandboxRequest::default(), by()).await?.items.is_empty());
+        ensure!(runtime.list_images(v1::ListImagesRequest::default(), by()).await?.images.len() == 1);
+        tests::agent::remove_cgroups(&node.place.cgroup())?;
+        let again = Pod::run(runtime, config).await?;
+        again.start("main", "exec sleep 1000").await?;
+        again.remove().await
+    })
+}

@@ -184,7 +184,7 @@ fn write(
 ) -> Result<(), LifeError> {
     restrict_devices(core, cgroup, spec).doing(|| "restricting its devices".into())?;
     let facts = LaunchFacts {
-        cgroups: core.cgroups.procs_files(cgroup),
+        cgroups: core.cgroups.entry_files(cgroup),
         cgroup_binds: core.cgroups.container_binds(cgroup),
         programs: &core.programs,
     };
@@ -258,7 +258,7 @@ fn seccomp_profile(security: &v1::LinuxContainerSecurityContext) -> Result<Optio
 fn sandbox_facts(sandbox: &Sandbox, options: &v1::NamespaceOption) -> Result<SandboxFacts, LifeError> {
     let own = |mode: NamespaceMode| mode != NamespaceMode::Node;
     let pod = sandbox.namespace_options();
-    let pause = facts::pause(&sandbox.dir.pause_pid()).doing(|| "looking for the pause".into())?;
+    let pause = facts::process(&sandbox.dir.pause_pid()).doing(|| "looking for the pause".into())?;
     let gone = || LifeError::new(Kind::FailedPrecondition, "the sandbox has no pause");
     let held = SandboxNamespaces::of_process(pause.ok_or_else(gone)?.pid);
     let (network, ipc) = (own(pod.network()), own(pod.ipc()));

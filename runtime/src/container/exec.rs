@@ -111,7 +111,7 @@ async fn prepare(
         let spec = serde_json::from_slice(&text).doing(|| "understanding its OCI spec".into())?;
         let cgroup = CgroupPath::new(&container.record().cgroup).doing(|| "naming its cgroup".into())?;
         let facts = LaunchFacts {
-            cgroups: core.cgroups.procs_files(&cgroup),
+            cgroups: core.cgroups.entry_files(&cgroup),
             cgroup_binds: Vec::new(),
             programs: &core.programs,
         };

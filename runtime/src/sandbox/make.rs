@@ -107,7 +107,7 @@ async fn prepare(core: &Arc<Core>, sandbox: &Arc<Sandbox>, wish: &Wish) -> Resul
         let record = sandbox.record();
         let path = CgroupPath::new(&record.cgroup()).doing(|| "naming its cgroup".into())?;
         make_cgroups(&core, &record, &path, &wish.config).doing(|| "making its cgroup".into())?;
-        let launch = wish.pause(sandbox.netns(), core.cgroups.procs_files(&path), pause_score(&core.host));
+        let launch = wish.pause(sandbox.netns(), core.cgroups.entry_files(&path), pause_score(&core.host));
         replace(&dir.pause_launch(), &launch.encode()).doing(|| "writing what to start".into())?;
         let dns = wish.config.dns_config.as_ref();
         files::write_resolv_conf(&dir.resolv_conf(), dns).doing(|| "writing its DNS settings".into())?;

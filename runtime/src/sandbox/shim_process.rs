@@ -1,5 +1,6 @@
 //! Starting a shim, and with it the pause, or a successor for one that was killed.
 
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,12 +9,14 @@ use cri_proto::Kind;
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
+use tracing::warn;
 
 use super::Sandbox;
 use crate::binaries;
+use crate::blocking::blocking;
 use crate::cgroups::CgroupPath;
 use crate::core::Core;
-use crate::error::{Doing, LifeError};
+use crate::error::{Doing, LifeError, chain};
 
 /// A shim is there within milliseconds; this is for a machine that swaps.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -30,7 +33,7 @@ pub(crate) async fn start(core: &Arc<Core>, sandbox: &Arc<Sandbox>) -> Result<()
     // Reaped when it ends; that it has ended is seen on its socket. It outlives our other tasks, and nobody waits for it.
     tokio::spawn(async move { child.wait().await });
     if let Some(pid) = pid {
-        move_to_pod(core, sandbox, pid).doing(|| "moving its shim to the pod's cgroup".into())?;
+        move_to_pod(core, sandbox, pid);
     }
     match timeout(PATIENCE, reason(stdout)).await {
         Ok(reason) if reason.is_empty() => Ok(()),
@@ -50,17 +53,27 @@ fn spawn(sandbox: &Sandbox) -> std::io::Result<Child> {
         .spawn()
 }
 
-/// A few writes to the kernel; the group is there since before the shim.
-fn move_to_pod(core: &Core, sandbox: &Sandbox, pid: u32) -> Result<(), LifeError> {
-    let path = CgroupPath::new(&sandbox.record().cgroup()).doing(|| "naming it".into())?;
-    for file in core.cgroups.procs_files(&path) {
-        match std::fs::write(&file, pid.to_string()) {
-            // It has ended already, and says why.
-            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => return Ok(()),
-            written => written.doing(|| format!("writing to {}", file.display()))?,
+/// Beside everything else: the kernel takes a grace period of 10 ms for moving another process, and the shim's own work
+/// does not depend on it. One that we were killed before moving is moved when it is found again.
+pub(crate) fn move_to_pod(core: &Arc<Core>, sandbox: &Arc<Sandbox>, pid: u32) {
+    let (of_core, sandbox) = (core.clone(), sandbox.clone());
+    core.tasks.spawn(blocking(move || {
+        let moved = CgroupPath::new(&sandbox.record().cgroup()).doing(|| "naming its cgroup".into()).and_then(|path| {
+            let files = of_core.cgroups.procs_files(&path);
+            files.iter().try_for_each(|file| enter(file, pid)).doing(|| format!("moving it to {path}"))
+        });
+        if let Err(error) = moved {
+            warn!(sandbox = %sandbox.id, shim = pid, error = chain(&error), "a shim stays in our own cgroup");
         }
+    }));
+}
+
+fn enter(file: &Path, pid: u32) -> std::io::Result<()> {
+    match std::fs::write(file, pid.to_string()) {
+        // It has ended already, with its pod.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENOENT | libc::ENODEV)) => Ok(()),
+        written => written,
     }
-    Ok(())
 }
 
 /// What it says before it closes its output: nothing when all is well.

@@ -87,7 +87,7 @@ async fn end_shim(sandbox: &Arc<Sandbox>) -> Result<(), LifeError> {
     }
     let sandbox = sandbox.clone();
     blocking(move || {
-        let (pause, shim) = (facts::pause(&sandbox.dir.pause_pid()), facts::pause(&sandbox.dir.shim_pid()));
+        let (pause, shim) = (facts::process(&sandbox.dir.pause_pid()), facts::process(&sandbox.dir.shim_pid()));
         let notes = [pause, shim].into_iter().filter_map(|note| note.ok().flatten());
         notes.for_each(|note| end_process(&note));
     })

@@ -138,7 +138,7 @@ fn read_group(core: &Core, path: &str) -> Result<Stats, CgroupError> {
 /// The pause is in the pod's network: its view of the interfaces is the pod's. The node's own are not a pod's.
 fn counters(sandbox: &Sandbox) -> Option<Vec<Counters>> {
     sandbox.netns()?;
-    let pause = facts::pause(&sandbox.dir.pause_pid()).ok().flatten()?;
+    let pause = facts::process(&sandbox.dir.pause_pid()).ok().flatten()?;
     let text = std::fs::read_to_string(PathBuf::from(format!("/proc/{}/net/dev", pause.pid))).ok()?;
     Some(interfaces::parse(&text))
 }

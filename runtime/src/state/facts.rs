@@ -21,11 +21,11 @@ fn note<T: std::str::FromStr>(path: &Path) -> Result<Option<T>, FileError> {
     Ok(bytes.and_then(|bytes| String::from_utf8_lossy(&bytes).parse().ok()))
 }
 
-/// Reads the shim's note on the pause of a sandbox.
+/// Reads a shim's note on a process: the pause of a sandbox, or itself.
 ///
 /// # Errors
 /// When the file is there but cannot be read.
-pub(crate) fn pause(path: &Path) -> Result<Option<PidRecord>, FileError> {
+pub(crate) fn process(path: &Path) -> Result<Option<PidRecord>, FileError> {
     note(path)
 }
 
