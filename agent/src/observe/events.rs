@@ -12,6 +12,8 @@ use crate::names::PodUid;
 /// Longest wait before the runtime's events are asked for again.
 const LONGEST: Duration = Duration::from_secs(5);
 const SHORTEST: Duration = Duration::from_millis(50);
+/// How often pods are looked at whose runtime tells no events.
+const RELIST: Duration = Duration::from_secs(1);
 
 /// Who wants to know that something happened to a pod; what happened is looked up by whoever is woken.
 pub trait Waker: Send + Sync {
@@ -33,11 +35,21 @@ pub async fn follow(runtime: Arc<dyn Runtime>, waker: Arc<dyn Waker>, stop: Canc
         match heard {
             Heard::Something => wait = SHORTEST,
             Heard::Nothing => wait = (wait * 2).min(LONGEST),
-            Heard::NotOffered => return,
+            Heard::NotOffered => return relist(waker.as_ref(), &stop).await,
         }
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(wait) => waker.wake_all(),
+        }
+    }
+}
+
+/// What the kubelet's own lister does for runtimes without events.
+async fn relist(waker: &dyn Waker, stop: &CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(RELIST) => waker.wake_all(),
         }
     }
 }
@@ -52,7 +64,7 @@ async fn listen(runtime: &dyn Runtime, waker: &dyn Waker) -> Heard {
     let mut events = match runtime.get_container_events(v1::GetEventsRequest {}, Deadline::never()).await {
         Ok(events) => events,
         Err(error) if error.kind == Kind::Unimplemented => {
-            warn!("the runtime tells no events; pods are listed every few seconds instead");
+            warn!("the runtime tells no events; pods are looked at every second instead");
             return Heard::NotOffered;
         }
         Err(error) => {

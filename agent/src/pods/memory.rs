@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,22 @@ pub struct Remembered {
     pub started_in_ms: Option<u64>,
     /// Counters of its probes.
     pub probes: Option<SavedProbes>,
+}
+
+/// The same on its way to the disk: pods are large, and copied only when they change.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct Note {
+    #[serde(serialize_with = "inner")]
+    pub(super) pod: Arc<Pod>,
+    pub(super) life: Life,
+    pub(super) kept: Kept,
+    pub(super) status: Option<PodStatus>,
+    pub(super) started_in_ms: Option<u64>,
+    pub(super) probes: Option<SavedProbes>,
+}
+
+fn inner<S: serde::Serializer>(pod: &Arc<Pod>, serializer: S) -> Result<S::Ok, S::Error> {
+    pod.as_ref().serialize(serializer)
 }
 
 /// What is remembered could not be written or read.
@@ -68,12 +85,12 @@ impl Memory {
     ///
     /// # Errors
     /// The disk's.
-    pub fn save(&self, uid: &PodUid, pod: &Remembered) -> Result<(), MemoryError> {
+    pub(super) fn save(&self, uid: &PodUid, pod: &Note) -> Result<(), MemoryError> {
         let path = self.dir(uid).join(FILE);
         self.write(&path, pod).map_err(|source| MemoryError { what: "writing", path, source })
     }
 
-    fn write(&self, path: &Path, pod: &Remembered) -> io::Result<()> {
+    fn write(&self, path: &Path, pod: &Note) -> io::Result<()> {
         let text = serde_json::to_vec(pod)?;
         let next = path.with_extension("json.next");
         // Manifests may hold passwords in plain variables: nobody else reads this.
@@ -147,8 +164,16 @@ mod tests {
             started_in_ms: Some(17),
             ..Remembered::default()
         };
-        memory.save(&uid, &left).unwrap();
-        memory.save(&uid, &left).unwrap();
+        let note = Note {
+            pod: Arc::new(left.pod.clone()),
+            life: left.life.clone(),
+            kept: left.kept.clone(),
+            status: left.status.clone(),
+            started_in_ms: left.started_in_ms,
+            probes: left.probes.clone(),
+        };
+        memory.save(&uid, &note).unwrap();
+        memory.save(&uid, &note).unwrap();
         assert_eq!(memory.load_all().unwrap(), [(uid, left)]);
     }
 

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::backoff::{Backoff, Limits, signed};
+use super::container_status::flips;
 use super::life::{Event, Life, Verdict};
 use super::roles::{self, Member, Role};
 use super::step::{Job, Progress, Step};
@@ -86,7 +87,8 @@ impl Plan {
     pub(super) fn may_try(&mut self, trouble: Option<&super::step::Trouble>, now: Timestamp) -> bool {
         match trouble {
             Some(trouble) if trouble.retry > now => {
-                self.wake(trouble.retry);
+                let shown_differently = Some(flips(trouble)).filter(|at| trouble.pull_of.is_some() && *at > now);
+                self.wake(shown_differently.map_or(trouble.retry, |at| at.min(trouble.retry)));
                 false
             }
             _ => true,
@@ -197,8 +199,7 @@ fn remains(plan: &mut Plan, inputs: &Inputs<'_>, now: Timestamp) {
         let count = dead.entry(&container.name).or_default();
         *count += 1;
         if *count > 1 && !inputs.progress.is_doing(&Job::Start(container.name.clone())) {
-            let (id, name) = (container.id.clone(), container.name.clone());
-            plan.step(inputs.progress, Step::Remove { id, container: name, attempt: container.attempt });
+            plan.step(inputs.progress, Step::Remove(container.into()));
         }
     }
     for sandbox in seen.sandboxes.iter().skip(1).filter(|sandbox| !sandbox.ready) {

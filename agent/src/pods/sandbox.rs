@@ -75,8 +75,7 @@ pub(super) fn replace(plan: &mut Plan, inputs: &Inputs<'_>, attempt: u32, now: T
     let names: Vec<_> = init.map(|member| member.container.name.as_str()).collect();
     let mut clean = true;
     for old in seen.containers.iter().filter(|container| names.contains(&container.name.as_str())) {
-        let (id, container) = (old.id.clone(), old.name.clone());
-        plan.step(progress, Step::Remove { id, container, attempt: old.attempt });
+        plan.step(progress, Step::Remove(old.into()));
         clean = false;
     }
     if clean {

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use super::life::Undo;
 use crate::container::ImageFacts;
+use crate::observe::Container;
 use crate::volumes::MountedVolumes;
 
 /// One thing to do.
@@ -45,14 +46,7 @@ pub enum Step {
     /// A container is stopped.
     Kill(Kill),
     /// A dead container is removed with its log.
-    Remove {
-        /// Its id.
-        id: String,
-        /// Its name.
-        container: String,
-        /// Which instance it was.
-        attempt: u32,
-    },
+    Remove(Remains),
     /// A dead sandbox is removed.
     RemoveSandbox {
         /// Its id.
@@ -94,6 +88,30 @@ pub struct Kill {
     pub again: bool,
 }
 
+/// What is left of a container that ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remains {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub container: String,
+    /// Which instance it was: its log carries this number.
+    pub attempt: u32,
+    /// Its termination message on this node.
+    pub message_file: Option<String>,
+}
+
+impl From<&Container> for Remains {
+    fn from(container: &Container) -> Self {
+        Self {
+            id: container.id.clone(),
+            container: container.name.clone(),
+            attempt: container.attempt,
+            message_file: container.message_file.clone(),
+        }
+    }
+}
+
 /// What a job is busy with; one job at a time for each.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Job {
@@ -125,7 +143,7 @@ impl Step {
             Self::Start(start) => Job::Start(start.container.clone()),
             Self::PreStop { id, .. } => Job::PreStop(id.clone()),
             Self::Kill(kill) => Job::Kill(kill.id.clone()),
-            Self::Remove { id, .. } | Self::RemoveSandbox { id } => Job::Remove(id.clone()),
+            Self::Remove(Remains { id, .. }) | Self::RemoveSandbox { id } => Job::Remove(id.clone()),
             Self::Undo(_) => Job::Undo,
         }
     }

@@ -16,7 +16,7 @@ use super::backoff::{self, Limits, signed};
 use super::execute::{self, Done};
 use super::life::{self, Event, Life};
 use super::mailbox::{Mailbox, Want, Wish};
-use super::memory::Remembered;
+use super::memory::{Note, Remembered};
 use super::outcome;
 use super::plan::{self, Inputs, Kept, Plan};
 use super::probing::Told;
@@ -84,7 +84,7 @@ pub(super) struct Worker {
     ending: CancellationToken,
     wanted: Instant,
     started_in_ms: Option<u64>,
-    saved: Option<Remembered>,
+    noted: Option<Note>,
     said: BTreeMap<String, String>,
     shown: Option<(PodStatus, Option<u64>, bool)>,
 }
@@ -116,7 +116,7 @@ impl Worker {
             ending: CancellationToken::new(),
             wanted: Instant::now(),
             started_in_ms: left.started_in_ms,
-            saved: None,
+            noted: None,
             said: BTreeMap::new(),
             shown: None,
         };
@@ -305,22 +305,21 @@ impl Worker {
         if self.is_losing_its_directory() {
             return true;
         }
-        let next = Remembered {
-            pod: (*self.want.pod).clone(),
+        let note = Note {
+            pod: Arc::clone(&self.want.pod),
             life: self.life.clone(),
             kept: self.kept.clone(),
             status: self.status.clone(),
             started_in_ms: self.started_in_ms,
             probes: self.tools.probes.save(&self.uid),
         };
-        if self.saved.as_ref() == Some(&next) {
+        if self.noted.as_ref() == Some(&note) {
             return true;
         }
-        let (memory, uid, copy) = (self.tools.memory.clone(), self.uid.clone(), next.clone());
-        let written = tokio::task::spawn_blocking(move || memory.save(&uid, &copy)).await;
-        match written {
+        let (memory, uid, copy) = (self.tools.memory.clone(), self.uid.clone(), note.clone());
+        match tokio::task::spawn_blocking(move || memory.save(&uid, &copy)).await {
             Ok(Ok(())) => {
-                self.saved = Some(next);
+                self.noted = Some(note);
                 true
             }
             Ok(Err(error)) => {

@@ -110,9 +110,7 @@ impl Job {
                 Done::PreStopped { id }
             }
             Step::Kill(kill) => Done::Killed { result: self.kill(kill).await },
-            Step::Remove { id, container, attempt } => {
-                Done::Removed { result: self.remove(&id, &container, attempt).await }
-            }
+            Step::Remove(remains) => Done::Removed { result: self.remove(&remains).await },
             Step::RemoveSandbox { id } => Done::Removed { result: self.remove_sandbox(&id).await },
             Step::Undo(undo) => Done::Undone { undo, result: self.undo(undo).await },
         }

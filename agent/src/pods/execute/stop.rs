@@ -1,3 +1,4 @@
+use std::path::Path;
 use std::time::Duration;
 
 use cri_proto::{Kind, v1};
@@ -5,7 +6,7 @@ use cri_proto::{Kind, v1};
 use super::{Failed, Job, left};
 use crate::container::logs;
 use crate::events::EventType::{Normal, Warning};
-use crate::pods::step::Kill;
+use crate::pods::step::{Kill, Remains};
 
 /// The runtime is never given less between SIGTERM and SIGKILL.
 const LEAST: Duration = Duration::from_secs(2);
@@ -32,29 +33,35 @@ impl Job {
         }
     }
 
-    pub(super) async fn remove(&self, id: &str, container: &str, attempt: u32) -> Result<(), Failed> {
-        let request = v1::RemoveContainerRequest { container_id: id.to_owned() };
+    pub(super) async fn remove(&self, remains: &Remains) -> Result<(), Failed> {
+        let request = v1::RemoveContainerRequest { container_id: remains.id.clone() };
         match self.tools.runtime.remove_container(request, self.tools.soon()).await {
             Err(error) if error.kind != Kind::NotFound => Err(Failed::new("FailedRemove", error.to_string())),
             _ => {
-                self.remove_log(id, container, attempt);
+                self.remove_files(remains);
                 Ok(())
             }
         }
     }
 
-    /// `<n>.log` and what rotation made of it, and the legacy link.
-    fn remove_log(&self, id: &str, container: &str, attempt: u32) {
+    /// `<n>.log` and what rotation made of it, the legacy link, and the last words. What stays behind goes with the pod.
+    fn remove_files(&self, remains: &Remains) {
         let dirs = &self.tools.config.dirs;
-        let dir = logs::pod_dir(&dirs.logs, self.pod()).join(container);
-        let own = format!("{attempt}.log");
+        let dir = logs::pod_dir(&dirs.logs, self.pod()).join(&remains.container);
+        let own = format!("{}.log", remains.attempt);
         for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
             if entry.file_name().to_string_lossy().starts_with(&own) {
                 let _ = std::fs::remove_file(entry.path());
             }
         }
         if let Some(links) = &dirs.log_links {
-            let _ = std::fs::remove_file(links.join(logs::link_name(self.pod(), container, id)));
+            let _ = std::fs::remove_file(links.join(logs::link_name(self.pod(), &remains.container, &remains.id)));
+        }
+        // The runtime names it: only what lies where we put such files is ours to remove.
+        let ours = self.tools.memory.dir(&self.uid).join("containers").join(&remains.container);
+        let message = remains.message_file.as_deref().map(Path::new);
+        if let Some(message) = message.filter(|file| file.parent() == Some(&ours)) {
+            let _ = std::fs::remove_file(message);
         }
     }
 

@@ -38,7 +38,7 @@ impl Job {
     async fn remove_remains(&self) -> Result<(), Failed> {
         let seen = self.present().await?;
         for container in seen.containers {
-            self.remove(&container.id, &container.name, container.attempt).await?;
+            self.remove(&(&container).into()).await?;
         }
         for sandbox in seen.sandboxes {
             self.remove_sandbox(&sandbox.id).await?;

@@ -161,8 +161,8 @@ impl World {
                     assert_eq!(self.life, Life::Running, "an ending pod gets a sandbox");
                     assert!(!self.seen.anything_runs() && !self.seen.sandboxes.iter().any(|sandbox| sandbox.ready));
                 }
-                Step::Remove { id, .. } => {
-                    let container = self.seen.by_id(id).expect("it is there");
+                Step::Remove(remains) => {
+                    let container = self.seen.by_id(&remains.id).expect("it is there");
                     assert!(!container.state.may_run(), "a running container is removed");
                 }
                 Step::Undo(_) => assert!(!self.seen.anything_runs(), "things are taken from under a running container"),
@@ -313,7 +313,7 @@ impl World {
             Step::Start(start) => self.create(&start, State::Running { started: self.now }),
             Step::PreStop { id, .. } => self.progress.hooks_done.push(id),
             Step::Kill(kill) => self.end(&kill.id, 143),
-            Step::Remove { id, .. } => self.seen.containers.retain(|container| container.id != id),
+            Step::Remove(remains) => self.seen.containers.retain(|container| container.id != remains.id),
             Step::RemoveSandbox { id } => self.seen.sandboxes.retain(|sandbox| sandbox.id != id),
             Step::Undo(undo) => {
                 match undo {

@@ -1,0 +1,279 @@
+use expect_test::{Expect, expect};
+use jiff::SignedDuration;
+use serde_json::json;
+
+use super::scene::{Scene, noon};
+use crate::observe::State;
+use crate::pods::backoff::{self, Limits};
+use crate::pods::life::{End, Life, Verdict};
+use crate::pods::step::Trouble;
+use crate::probes::{ContainerResults, Outcome};
+
+fn check(scene: &Scene, want: Expect) {
+    want.assert_eq(&scene.status());
+}
+
+fn trouble(reason: &str, message: &str, pull_of: Option<&str>, seconds_ago: i64) -> Trouble {
+    Trouble {
+        reason: reason.into(),
+        message: message.into(),
+        since: noon().checked_sub(SignedDuration::from_secs(seconds_ago)).unwrap(),
+        retry: noon().checked_add(SignedDuration::from_secs(9)).unwrap(),
+        pull_of: pull_of.map(str::to_owned),
+    }
+}
+
+fn one() -> serde_json::Value {
+    json!({"containers": [{"name": "c"}]})
+}
+
+#[test]
+fn a_new_pod_waits() {
+    check(
+        &Scene::of(one()),
+        expect![[r#"
+        Pending - -
+        PodReadyToStartContainers=False
+        Initialized=True
+        Ready=False ContainersNotReady: containers with unready status: [c]
+        ContainersReady=False ContainersNotReady: containers with unready status: [c]
+        PodScheduled=True
+        c: waiting ContainerCreating ready=false started=false restarts=0
+    "#]],
+    );
+    check(
+        &Scene::of(json!({"initContainers": [{"name": "i"}], "containers": [{"name": "c"}]})).prepared(),
+        expect![[r#"
+            Pending - 10.88.0.2
+            PodReadyToStartContainers=True
+            Initialized=False ContainersNotInitialized: containers with incomplete status: [i]
+            Ready=False ContainersNotReady: containers with unready status: [c]
+            ContainersReady=False ContainersNotReady: containers with unready status: [c]
+            PodScheduled=True
+            i: waiting PodInitializing ready=false started=false restarts=0
+            c: waiting PodInitializing ready=false started=false restarts=0
+        "#]],
+    );
+}
+
+#[test]
+fn a_running_pod_is_ready() {
+    check(
+        &Scene::of(one()).prepared().running("c"),
+        expect![[r#"
+        Running - 10.88.0.2
+        PodReadyToStartContainers=True
+        Initialized=True
+        Ready=True
+        ContainersReady=True
+        PodScheduled=True
+        c: running ready=true started=true restarts=0
+    "#]],
+    );
+}
+
+#[test]
+fn a_container_with_a_probe_is_ready_when_it_says_so() {
+    let probe = json!({"exec": {"command": ["x"]}});
+    let spec = json!({"containers": [{"name": "c", "readinessProbe": probe, "startupProbe": probe}]});
+    let results =
+        |startup, readiness| ContainerResults { container_id: "c0".into(), startup, readiness, liveness: None };
+    check(
+        &Scene::of(spec.clone()).prepared().running("c").says("c", results(None, Some(Outcome::Failure))),
+        expect![[r#"
+            Running - 10.88.0.2
+            PodReadyToStartContainers=True
+            Initialized=True
+            Ready=False ContainersNotReady: containers with unready status: [c]
+            ContainersReady=False ContainersNotReady: containers with unready status: [c]
+            PodScheduled=True
+            c: running ready=false started=false restarts=0
+        "#]],
+    );
+    let good = results(Some(Outcome::Success), Some(Outcome::Success));
+    check(
+        &Scene::of(spec).prepared().running("c").says("c", good),
+        expect![[r#"
+        Running - 10.88.0.2
+        PodReadyToStartContainers=True
+        Initialized=True
+        Ready=True
+        ContainersReady=True
+        PodScheduled=True
+        c: running ready=true started=true restarts=0
+    "#]],
+    );
+}
+
+#[test]
+fn a_failed_pull_shows_the_error_and_then_the_wait() {
+    let scene = |ago| {
+        Scene::of(one()).prepared().with(|scene| {
+            let trouble = trouble("ErrImagePull", "no such repository", Some("busybox:1"), ago);
+            scene.progress.container_trouble.insert("c".into(), trouble);
+        })
+    };
+    check(
+        &scene(0),
+        expect![[r#"
+        Pending - 10.88.0.2
+        PodReadyToStartContainers=True
+        Initialized=True
+        Ready=False ContainersNotReady: containers with unready status: [c]
+        ContainersReady=False ContainersNotReady: containers with unready status: [c]
+        PodScheduled=True
+        c: waiting ErrImagePull (no such repository) ready=false started=false restarts=0
+    "#]],
+    );
+    check(
+        &scene(5),
+        expect![[r#"
+        Pending - 10.88.0.2
+        PodReadyToStartContainers=True
+        Initialized=True
+        Ready=False ContainersNotReady: containers with unready status: [c]
+        ContainersReady=False ContainersNotReady: containers with unready status: [c]
+        PodScheduled=True
+        c: waiting ImagePullBackOff (Back-off pulling image "busybox:1": ErrImagePull: no such repository) ready=false started=false restarts=0
+    "#]],
+    );
+}
+
+#[test]
+fn a_crash_loop_has_the_end_as_its_last_state() {
+    let scene = Scene::of(one()).prepared().exited("c", 0, 30).exited("c", 3, 2).with(|scene| {
+        let limits = Limits { first: std::time::Duration::from_secs(10), max: std::time::Duration::from_secs(300) };
+        let key = crate::pods::outcome::crash_key(&scene.pod, "c");
+        let before = noon().checked_sub(SignedDuration::from_secs(30)).unwrap();
+        scene.kept.crash.insert("c".into(), backoff::raise(None, &key, before, before, limits));
+        scene.messages.insert("c1".into(), "last words".into());
+    });
+    check(
+        &scene,
+        expect![[r#"
+        Running - 10.88.0.2
+        PodReadyToStartContainers=True
+        Initialized=True
+        Ready=False ContainersNotReady: containers with unready status: [c]
+        ContainersReady=False ContainersNotReady: containers with unready status: [c]
+        PodScheduled=True
+        c: waiting CrashLoopBackOff (back-off 10s restarting failed container=c pod=web_shop(u-1)) ready=false started=false restarts=1 last terminated 3 Error (last words)
+    "#]],
+    );
+}
+
+#[test]
+fn an_init_container_that_fails_again_and_again_keeps_the_pod_pending() {
+    let spec = json!({"initContainers": [{"name": "i"}], "containers": [{"name": "c"}]});
+    check(
+        &Scene::of(spec).prepared().exited("i", 1, 2),
+        expect![[r#"
+        Pending - 10.88.0.2
+        PodReadyToStartContainers=True
+        Initialized=False ContainersNotInitialized: containers with incomplete status: [i]
+        Ready=False ContainersNotReady: containers with unready status: [c]
+        ContainersReady=False ContainersNotReady: containers with unready status: [c]
+        PodScheduled=True
+        i: terminated 1 Error ready=false started=false restarts=0
+        c: waiting PodInitializing ready=false started=false restarts=0
+    "#]],
+    );
+}
+
+#[test]
+fn a_pod_that_ended_says_how() {
+    let ended = |scene: Scene, verdict: Verdict| {
+        scene.with(|scene| {
+            scene.seen.sandboxes[0].ready = false;
+            scene.life = Life::Stopped { end: End { deleted: false, verdict: Some(verdict) }, left: vec![] };
+        })
+    };
+    let spec = json!({"restartPolicy": "Never", "containers": [{"name": "a"}, {"name": "b"}]});
+    let scene = Scene::of(spec.clone()).prepared().exited("a", 0, 9).exited("b", 0, 4);
+    check(
+        &ended(scene, Verdict { succeeded: true, reason: None, message: None }),
+        expect![[r#"
+        Succeeded - -
+        PodReadyToStartContainers=False
+        Initialized=True PodCompleted
+        Ready=False PodCompleted
+        ContainersReady=False PodCompleted
+        PodScheduled=True
+        a: terminated 0 Completed ready=false started=false restarts=0
+        b: terminated 0 Completed ready=false started=false restarts=0
+    "#]],
+    );
+    let scene = Scene::of(spec).prepared().exited("a", 0, 9).instance(
+        "b",
+        State::Exited {
+            started: None,
+            finished: noon(),
+            code: 137,
+            reason: "OOMKilled".into(),
+            message: String::new(),
+        },
+    );
+    let verdict =
+        Verdict { succeeded: false, reason: Some("DeadlineExceeded".into()), message: Some("too long".into()) };
+    check(
+        &ended(scene, verdict),
+        expect![[r#"
+        Failed DeadlineExceeded -
+        PodReadyToStartContainers=False
+        Initialized=True
+        Ready=False PodFailed
+        ContainersReady=False PodFailed
+        PodScheduled=True
+        a: terminated 0 Completed ready=false started=false restarts=0
+        b: terminated 137 OOMKilled ready=false started=false restarts=0
+    "#]],
+    );
+}
+
+#[test]
+fn readiness_gates_wait_for_their_conditions() {
+    let spec = json!({"readinessGates": [{"conditionType": "example.org/ok"}], "containers": [{"name": "c"}]});
+    check(
+        &Scene::of(spec).prepared().running("c"),
+        expect![[r#"
+        Running - 10.88.0.2
+        PodReadyToStartContainers=True
+        Initialized=True
+        Ready=False ReadinessGatesNotReady: corresponding condition of pod readiness gate "example.org/ok" does not exist.
+        ContainersReady=True
+        PodScheduled=True
+        c: running ready=true started=true restarts=0
+    "#]],
+    );
+}
+
+#[test]
+fn sidecars_count_as_running_and_for_readiness() {
+    let spec = json!({"initContainers": [{"name": "s", "restartPolicy": "Always"}], "containers": [{"name": "c"}]});
+    check(
+        &Scene::of(spec.clone()).prepared().running("s"),
+        expect![[r#"
+        Pending - 10.88.0.2
+        PodReadyToStartContainers=True
+        Initialized=True
+        Ready=False ContainersNotReady: containers with unready status: [c]
+        ContainersReady=False ContainersNotReady: containers with unready status: [c]
+        PodScheduled=True
+        s: running ready=true started=true restarts=0
+        c: waiting PodInitializing ready=false started=false restarts=0
+    "#]],
+    );
+    check(
+        &Scene::of(spec).prepared().running("s").running("c"),
+        expect![[r#"
+        Running - 10.88.0.2
+        PodReadyToStartContainers=True
+        Initialized=True
+        Ready=True
+        ContainersReady=True
+        PodScheduled=True
+        s: running ready=true started=true restarts=0
+        c: running ready=true started=true restarts=0
+    "#]],
+    );
+}
