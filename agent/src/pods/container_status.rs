@@ -119,8 +119,9 @@ impl One<'_> {
         }
         let name = &self.member.container.name;
         let reason = match (self.of.plan.crash_loops.get(name), self.of.inputs.progress.container_trouble.get(name)) {
-            (_, Some(trouble)) => trouble_now(trouble, now),
-            (Some(crash), None) => {
+            (None, Some(trouble)) => trouble_now(trouble, now),
+            (Some(_), Some(trouble)) if !trouble.has_run => trouble_now(trouble, now),
+            (Some(crash), _) => {
                 let pod = pod_name_for_messages(self.of.inputs.pod);
                 let delay = shown(crash.delay);
                 let message = format!("back-off {delay} restarting failed container={name} pod={pod}");

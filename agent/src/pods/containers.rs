@@ -169,7 +169,8 @@ impl Pass<'_> {
         if progress.is_doing(&Job::Start(name.clone())) {
             return Next::Waits;
         }
-        if !plan.may_try(progress.container_trouble.get(name), self.now) {
+        let trouble = progress.container_trouble.get(name).filter(|trouble| !(trouble.has_run && after.is_some()));
+        if !plan.may_try(trouble, self.now) {
             return Next::Goes;
         }
         if !progress.images.contains_key(name) {

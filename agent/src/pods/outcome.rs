@@ -60,7 +60,8 @@ pub(super) fn fold(progress: &mut Progress, kept: &mut Kept, tools: &Tools, pod:
                 progress.container_trouble.remove(&container);
             }
             Err(failed) => {
-                progress.container_trouble.insert(container, trouble(tools, failed));
+                let has_run = matches!(failed.reason, "RunContainerError" | "PostStartHookError");
+                progress.container_trouble.insert(container, Trouble { has_run, ..trouble(tools, failed) });
             }
         },
         Done::PreStopped { id } => progress.hooks_done.push(id),
@@ -103,6 +104,7 @@ fn at(failed: Failed, now: Timestamp, wait: Duration) -> Trouble {
         since: now,
         retry: now.saturating_add(signed(wait)).unwrap_or(Timestamp::MAX),
         pull_of: None,
+        has_run: false,
     }
 }
 

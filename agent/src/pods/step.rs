@@ -162,6 +162,8 @@ pub struct Trouble {
     pub retry: Timestamp,
     /// An image that could not be pulled: the status alternates between the error and the wait.
     pub pull_of: Option<String>,
+    /// The container was made and has ended: what it waits for is its restart delay.
+    pub has_run: bool,
 }
 
 /// What is known of a pod's way besides what the runtime shows: lost when the agent ends, and then found out again.

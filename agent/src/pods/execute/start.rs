@@ -39,7 +39,9 @@ impl Job {
         }
         let request = v1::StartContainerRequest { container_id: id.clone() };
         if let Err(error) = self.tools.runtime.start_container(request, self.tools.soon()).await {
-            return Err(self.failed(&start.container, "RunContainerError", error.to_string()));
+            // People know the container by its name.
+            let text = error.to_string().replace(&id, &start.container);
+            return Err(self.failed(&start.container, "RunContainerError", text));
         }
         self.tools.say_of(self.pod(), &start.container, Normal, "Started", "Container started");
         self.link_log(&start.container, restarts, &id);

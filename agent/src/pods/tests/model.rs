@@ -285,7 +285,8 @@ impl World {
 
     fn failed(&mut self, step: Step) {
         let retry = self.now.saturating_add(SignedDuration::from_secs(10)).unwrap();
-        let trouble = Trouble { reason: "R".into(), message: "m".into(), since: self.now, retry, pull_of: None };
+        let trouble =
+            Trouble { reason: "R".into(), message: "m".into(), since: self.now, retry, pull_of: None, has_run: false };
         match step {
             Step::SetUp | Step::Refresh => self.progress.volume_trouble = Some(trouble),
             Step::Sandbox { .. } | Step::StopSandbox { .. } => self.progress.sandbox_trouble = Some(trouble),

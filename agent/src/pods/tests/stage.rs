@@ -263,6 +263,18 @@ async fn hooks_run_and_a_failing_post_start_stops_its_container() {
 }
 
 #[tokio::test]
+async fn a_container_that_cannot_run_backs_off_like_one_that_crashes() {
+    let hooks = json!({"postStart": {"exec": {"command": ["begin"]}}});
+    let stage = Stage::new(vec![]).await;
+    stage.runtime.exec_answers("begin", 1);
+    stage.want(vec![pod(json!({"containers": [{"name": "c", "lifecycle": hooks}]}))]);
+    stage.until("refused", |view| waits(view, "c", "PostStartHookError")).await;
+    let backs_off = |view: &PodView| waits(view, "c", "CrashLoopBackOff");
+    let view = stage.until("backs off", backs_off).await;
+    assert!(container(&view, "c").unwrap().restart_count >= 1);
+}
+
+#[tokio::test]
 async fn a_hanging_post_start_does_not_keep_a_pod_from_ending() {
     let hooks = json!({"postStart": {"exec": {"command": ["hang"]}}});
     let stage = Stage::new(vec![]).await;

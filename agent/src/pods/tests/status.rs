@@ -20,6 +20,7 @@ fn trouble(reason: &str, message: &str, pull_of: Option<&str>, seconds_ago: i64)
         since: noon().checked_sub(SignedDuration::from_secs(seconds_ago)).unwrap(),
         retry: noon().checked_add(SignedDuration::from_secs(9)).unwrap(),
         pull_of: pull_of.map(str::to_owned),
+        has_run: false,
     }
 }
 
