@@ -298,6 +298,10 @@ fn many_pods_at_once_are_served_over_grpc() -> Result<()> {
                 Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
             }
         };
+        let descriptors = || std::fs::read_dir("/proc/self/fd").map(Iterator::count);
+        // The first pod brings descriptors that stay: the shim's executable, the reaper's.
+        Pod::run(node.runtime(), pod(&node.place, "first")).await?.remove().await?;
+        let before = descriptors()?;
         let version = client.version(v1::VersionRequest::default(), by()).await?;
         ensure!((version.version.as_str(), version.runtime_name.as_str()) == ("0.1.0", "longshore"));
         let pods = (0..20).map(|number| {
@@ -319,6 +323,12 @@ fn many_pods_at_once_are_served_over_grpc() -> Result<()> {
         });
         let addresses: BTreeSet<String> = futures::future::try_join_all(pods).await?.into_iter().collect();
         ensure!(addresses.len() > 1, "{addresses:?}");
+        // Shims are reaped and their sockets closed a moment after their pods are gone.
+        let until = std::time::Instant::now() + SOON;
+        while descriptors()? > before {
+            ensure!(std::time::Instant::now() < until, "{before} descriptors became {}", descriptors()?);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         drop(stop);
         Ok(server.await??)
     })
@@ -371,6 +381,9 @@ fn a_shim_that_was_killed_is_replaced_and_nothing_is_lost() -> Result<()> {
         let path = node.place.path("run/pods").join(&pod.id).join("shim.pid");
         let shim: i32 = std::fs::read_to_string(&path)?.split(' ').next().context("empty")?.parse()?;
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(shim), nix::sys::signal::Signal::SIGKILL)?;
+        wait_gone(shim).await;
+        // Nobody has to wait for the next one by himself.
+        ensure!(pod.print(&id, "hostname").await? == "orphan\n");
         pod.says(&id, "stdout F 30").await?;
         ensure!(pod.pid(&id).await? == pid && pod.print(&id, "hostname").await? == "orphan\n");
         pod.stop_container(&id, 20).await?;

@@ -10,12 +10,17 @@ use shim::wire::{Event, Packet, Reply, Request};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
+use crate::signals::SIGKILL;
 use crate::state::layout::SandboxDir;
 
 /// Far below what the shim's listen queue holds, so that `connect(2)` never waits.
 const MOST_REQUESTS: usize = 8;
+
+/// How long a shim that was killed may take to be replaced, and how often it is looked for meanwhile.
+const REPLACEMENT: Duration = Duration::from_secs(3);
+const LOOK: Duration = Duration::from_millis(20);
 
 /// A shim answers in milliseconds; this is for a machine that swaps.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -85,7 +90,7 @@ impl ShimLink {
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<(Reply, Vec<OwnedFd>), ShimError> {
         let _place = self.room.acquire().await;
-        let connection = self.connect()?;
+        let connection = if can_wait(request) { self.connect_patiently().await? } else { self.connect()? };
         let lost = |source| ShimError::Lost { dir: self.dir.clone(), doing: verb(request), source };
         let exchange = async {
             connection.async_io(Interest::WRITABLE, |client| client.send(request, descriptors)).await?;
@@ -109,6 +114,17 @@ impl ShimLink {
         let sent = connection.async_io(Interest::WRITABLE, |client| client.send(&Request::Watch, &[])).await;
         sent.map_err(lost)?;
         Ok(Events(connection))
+    }
+
+    /// A shim that was killed is replaced within a moment; who asks for something to go on need not hear of it.
+    async fn connect_patiently(&self) -> Result<AsyncFd<Client>, ShimError> {
+        let until = Instant::now() + REPLACEMENT;
+        loop {
+            match self.connect() {
+                Err(error) if error.is_gone() && Instant::now() < until => tokio::time::sleep(LOOK).await,
+                connected => return connected,
+            }
+        }
     }
 
     fn connect(&self) -> Result<AsyncFd<Client>, ShimError> {
@@ -138,6 +154,19 @@ impl Events {
 impl AsFd for Events {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.get_ref().as_fd()
+    }
+}
+
+/// What ends things does not wait for somebody to be asked: there are other ways to an end.
+fn can_wait(request: &Request) -> bool {
+    match request {
+        Request::Start { .. }
+        | Request::Exec { .. }
+        | Request::Attach { .. }
+        | Request::Resize { .. }
+        | Request::ReopenLog { .. } => true,
+        Request::Signal { signal, .. } => *signal != SIGKILL,
+        Request::State | Request::Watch | Request::Forget { .. } | Request::Shutdown => false,
     }
 }
 

@@ -65,17 +65,28 @@ impl ImageStore {
     pub async fn remove_snapshot(&self, container_id: &str) -> Result<(), ImageError> {
         let id = checked(container_id)?;
         let lock = self.0.snapshot_locks.lock(&id).await;
-        self.blocking("removing a snapshot", move |inner| {
+        let removed = self.blocking("removing a snapshot", move |inner| {
             let _lock = lock;
-            discard(&inner.paths, &id)?;
+            let away = set_aside(&inner.paths, &id)?;
             let known = inner.state().snapshots.remove(&id);
-            match known {
-                // Only the last user of an image that is gone leaves layers behind.
-                Some(record) if !inner.state().images.contains_key(&record.image) => inner.collect(),
-                _ => Ok(()),
-            }
-        })
-        .await
+            // Only the last user of an image that is gone leaves layers behind.
+            let is_last = known.is_some_and(|record| !inner.state().images.contains_key(&record.image));
+            Ok((away, is_last))
+        });
+        let (away, is_last) = removed.await?;
+        if let Some(away) = away {
+            // A container can have written any amount: the end of its pod does not wait for the disk. What a crash
+            // leaves of it goes when the store is opened.
+            tokio::task::spawn_blocking(move || {
+                if let Err(error) = tree::remove_path(&away) {
+                    tracing::warn!(path = %away.display(), %error, "deleting what a container wrote");
+                }
+            });
+        }
+        match is_last {
+            true => self.blocking("removing layers", |inner| inner.collect()).await,
+            false => Ok(()),
+        }
     }
 
     /// What the container wrote. Walks the whole writable layer: not for hot paths.
@@ -212,14 +223,21 @@ fn unique(layers: &[DiffId]) -> Vec<&DiffId> {
 
 /// Takes down whatever is left of a snapshot. Nothing there is fine.
 pub(crate) fn discard(paths: &Paths, id: &str) -> Result<(), ImageError> {
+    match set_aside(paths, id)? {
+        Some(away) => tree::remove_path(&away).map_err(ImageError::store("removing", away)),
+        None => Ok(()),
+    }
+}
+
+/// Unmounts a snapshot and moves it to where it is only waiting to be deleted; `None` when there is none.
+fn set_aside(paths: &Paths, id: &str) -> Result<Option<PathBuf>, ImageError> {
     let folder = paths.snapshot(id);
     unmount(id, &folder.join("root"))?;
     let away = paths.new_tmp("snapshot");
     match fs::rename(&folder, &away) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        result => result.map_err(ImageError::store("moving away", folder))?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        result => result.map(|()| Some(away)).map_err(ImageError::store("moving away", folder)),
     }
-    tree::remove_path(&away).map_err(ImageError::store("removing", away))
 }
 
 // A process that is being killed holds the mount for a moment; half a second, then it is cut off.
