@@ -22,8 +22,7 @@ use crate::core::Core;
 use crate::error::{Doing, LifeError, chain};
 use crate::ids::{ContainerId, SandboxId};
 use crate::options::OpenError;
-use crate::process;
-use crate::sandbox::{Sandbox, make, network, shim_process, watch};
+use crate::sandbox::{Sandbox, make, network, watch};
 use crate::state::facts;
 use crate::state::files::{make_dir, read, remove_dir, replace};
 use crate::state::layout::{Layout, SandboxDir};
@@ -112,11 +111,6 @@ async fn adopt(core: &Arc<Core>, sandbox: &Arc<Sandbox>) -> Result<(), LifeError
         }
     }
     if sandbox.phase() != SandboxPhase::Stopped {
-        if let Ok(Some(shim)) = facts::process(&sandbox.dir.shim_pid())
-            && process::is_alive(&shim)
-        {
-            shim_process::move_to_pod(core, sandbox, shim.pid.unsigned_abs());
-        }
         watch::start(core, sandbox);
     }
     Ok(())

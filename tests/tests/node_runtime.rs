@@ -26,6 +26,14 @@ fn a_pod_runs_logs_answers_and_leaves_nothing() -> Result<()> {
         ensure!(pod.print(&id, "cat /etc/resolv.conf").await? == "nameserver 192.0.2.53\n");
         ensure!(pod.print(&id, "ip -4 addr show eth0").await?.contains(&address));
         ensure!(pod.exec(&id, "exit 7").await?.exit_code == 7);
+        // Whatever belongs to the pod is in the pod's groups, and so outlives whoever started it.
+        for (file, group) in [("shim.pid", &pod.id), ("pause.pid", &pod.id), (&*format!("c/{id}/pid"), &id)] {
+            let note = std::fs::read_to_string(node.place.path("run/pods").join(&pod.id).join(file))?;
+            let pid = note.split(' ').next().context("empty")?;
+            let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+            let expected = format!("{}/pod-web/{group}", node.place.cgroup());
+            ensure!(groups.lines().all(|line| line.ends_with(&expected)), "{file}: {groups}");
+        }
 
         pod.stop_container(&id, 0).await?;
         let status = pod.ended(&id).await?;

@@ -50,6 +50,8 @@ pub(crate) struct Given<'a> {
     pub(crate) executable: Option<BorrowedFd<'a>>,
 }
 
+pub(crate) use namespaces::move_in;
+
 /// A child on its way to its exec.
 #[derive(Debug)]
 pub(crate) struct Child {

@@ -84,7 +84,7 @@ async fn begin(core: &Arc<Core>, wish: &Wish) -> Result<Sandbox, LifeError> {
 async fn fill(core: &Arc<Core>, sandbox: &Arc<Sandbox>, wish: &Wish) -> Result<(), LifeError> {
     let (prepared, pinned) = tokio::join!(prepare(core, sandbox, wish), pin_network(sandbox));
     prepared.and(pinned)?;
-    let (addresses, started) = tokio::join!(network::attach(core, sandbox), shim_process::start(core, sandbox));
+    let (addresses, started) = tokio::join!(network::attach(core, sandbox), shim_process::start(sandbox));
     let addresses = started.and(addresses)?;
     let ready = sandbox.update(|record| {
         record.addresses = addresses;

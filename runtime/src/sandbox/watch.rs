@@ -49,7 +49,7 @@ async fn watch(core: &Arc<Core>, sandbox: &Arc<Sandbox>) {
         if !needs_shim(sandbox) {
             return;
         }
-        if let Err(error) = replace(core, sandbox).await {
+        if let Err(error) = replace(sandbox).await {
             warn!(sandbox = %sandbox.id, error = chain(&error), "replacing a shim that is gone");
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_RETRY);
@@ -66,12 +66,12 @@ fn needs_shim(sandbox: &Sandbox) -> bool {
     }
 }
 
-async fn replace(core: &Arc<Core>, sandbox: &Arc<Sandbox>) -> Result<(), LifeError> {
+async fn replace(sandbox: &Sandbox) -> Result<(), LifeError> {
     // Stopping takes the shim away on purpose, and whoever stops holds this: then it is looked at again later.
     let busy = || LifeError::new(Kind::Unavailable, "the sandbox is being stopped");
     let _changes = sandbox.changes.try_read().map_err(|_| busy())?;
     info!(sandbox = %sandbox.id, "its shim is gone: starting another");
-    shim_process::start(core, sandbox).await
+    shim_process::start(sandbox).await
 }
 
 fn handle(core: &Arc<Core>, sandbox: &Arc<Sandbox>, event: Event) {

@@ -16,6 +16,10 @@ const OOM_SCORE: &[u8] = b"-998";
 
 /// Becomes the shim of a sandbox directory, and returns when that was shut down.
 pub(crate) fn run(directory: &Path) -> Result<(), Failure> {
+    // What is wrong with the plan is told by whoever starts the pause.
+    if let Ok(launch) = files::launch(&directory.join("pause.launch")) {
+        crate::launch::move_in(&launch);
+    }
     stand_alone().doing(|| "leaving the starter's surroundings".into())?;
     let doing = || format!("opening sandbox {}", directory.display());
     let opened = sys::open(directory, libc::O_PATH | libc::O_DIRECTORY).doing(doing)?;

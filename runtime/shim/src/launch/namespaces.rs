@@ -42,6 +42,26 @@ pub(super) fn unified_cgroup(launch: &Launch) -> Result<Option<(usize, OwnedFd)>
     Ok(None)
 }
 
+/// Makes the shim itself a member of the cgroups that `launch` is to enter, before it is anything else.
+///
+/// Into cgroup v2 only a child is born without the lock that moving a process takes (a grace period, 8 ms and more), so
+/// the shim goes on as a child of its own, and whoever was started ends. Where that cannot be, it stays where it is:
+/// a shim in the wrong group is better than none.
+pub(crate) fn move_in(launch: &Launch) {
+    let unified = unified_cgroup(launch).ok().flatten();
+    let index = unified.as_ref().map(|(index, _)| *index);
+    for (_, file) in launch.cgroups.iter().enumerate().filter(|(at, _)| Some(*at) != index) {
+        if let Ok(opened) = sys::open(file, libc::O_WRONLY) {
+            let _ = sys::write_value(opened.as_fd(), b"0");
+        }
+    }
+    let Some((_, directory)) = unified else { return };
+    // SAFETY: the shim never has a second thread.
+    if let Ok(1..) = unsafe { process::fork(0, Some(directory.as_fd())) } {
+        process::exit(0);
+    }
+}
+
 /// Forks into a new or an existing pid namespace (which only a fork can enter), or neither. 0 in the child.
 pub(super) fn fork(launch: &Launch, cgroup: Option<BorrowedFd<'_>>) -> Result<i32, Failure> {
     let joined = launch.join.iter().find(|namespace| namespace.kind == PID);
