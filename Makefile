@@ -40,9 +40,9 @@ check: packages-run
 test: packages-test $(image)
 	@$(tools)/test
 
-bench: packages-test build $(image)
-	@$(tools)/as-builder cargo build --locked --release -p tests --bin bench
-	@$(tools)/as-root target/release/bench --longshore target/release/longshore --image $(image)
+bench: packages-test dist $(image)
+	@$(tools)/as-builder cargo build --locked --profile dist -p tests --bin bench
+	@$(tools)/as-root target/dist/bench
 
 dist:
 	@$(tools)/as-builder cargo build --locked --profile dist -p agent --bin longshore

@@ -29,7 +29,7 @@ impl Containerd {
         std::fs::write(place.path("cni/10-bench.conflist"), CNI)?;
         let config = format!(
             "version = 2\nroot = {:?}\nstate = {:?}\n[grpc]\naddress = {:?}\n[plugins.\"io.containerd.grpc.v1.cri\"]\n\
-             sandbox_image = \"docker.io/library/pause:bench\"\n[plugins.\"io.containerd.grpc.v1.cri\".cni]\n\
+             sandbox_image = \"docker.io/library/pause:bench\"\nrestrict_oom_score_adj = true\n[plugins.\"io.containerd.grpc.v1.cri\".cni]\n\
              bin_dir = \"/usr/lib/cni\"\nconf_dir = {:?}\n",
             path("root"),
             path("state"),

@@ -217,8 +217,9 @@ impl Watching {
     }
 }
 
-/// After the last event of a file: editors write, rename and touch in one go.
-const SOON: Duration = Duration::from_millis(50);
+/// After the last event of a file that is whole: it was closed or renamed into place. Long enough to gather what one
+/// command writes together; what an editor does later is read again.
+const SOON: Duration = Duration::from_millis(5);
 /// After an event that is usually followed by another.
 const LATER: Duration = Duration::from_millis(250);
 /// A file that changes all the time is read this often.
@@ -264,9 +265,9 @@ mod tests {
         let mut pending = Pending::default();
         pending.add(look.clone(), LATER, at(0));
         pending.add(look.clone(), SOON, at(10));
-        assert_eq!(pending.next(), Some(at(60)));
-        assert_eq!(pending.take(at(59)), []);
-        for millis in (60..600).step_by(20) {
+        assert_eq!(pending.next(), Some(at(15)));
+        assert_eq!(pending.take(at(14)), []);
+        for millis in (15..600).step_by(20) {
             pending.add(look.clone(), SOON, at(millis));
         }
         assert_eq!(pending.take(at(500)), [look]);
