@@ -11,7 +11,7 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 
 static SHIM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/longshore-shim"));
 
-/// The shim, see [`shim`](::shim): `longshore-shim <sandbox directory>`. Always the same descriptor.
+/// The shim, see `shim`: `longshore-shim <sandbox directory>`. Always the same descriptor.
 ///
 /// # Errors
 /// When the memory for it can't be had.

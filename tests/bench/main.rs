@@ -3,6 +3,8 @@
 //! Every start is taken from outside: the clock runs from the moment a person or a caller asks until the container's
 //! own first line arrives through a FIFO on the host.
 
+#![expect(clippy::print_stdout, reason = "a table on standard output is what this program is for")]
+
 mod containerd;
 mod fifo;
 mod longshore;
@@ -20,7 +22,7 @@ fn main() -> Result<()> {
     println!("longshore bench: {} cores, image present, every start seen by the container's own first line\n", cores());
     let ours = longshore::measure()?;
     let theirs = containerd::measure();
-    let peer = |figure: fn(&Starts) -> Duration| theirs.as_ref().ok().map(|starts| figure(starts));
+    let peer = |figure: fn(&Starts) -> Duration| theirs.as_ref().ok().map(figure);
     print_row(["what", "longshore", "containerd (CRI alone)", "ratio", "budget"]);
     print_row(["---"; 5]);
     let time = |name: &str, took: Duration, peer: Option<Duration>, budget_ms: u64| {

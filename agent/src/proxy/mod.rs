@@ -1,7 +1,7 @@
 //! Services and their endpoints into the kernel. Knows objects and addresses, nothing of iptables' syntax.
 //!
 //! On a node of its own the parts a control plane would do are here too: [`addresses`] gives Services what they lack,
-//! [`endpoints`] finds the pods their selectors name.
+//! `endpoints` finds the pods their selectors name.
 
 pub mod addresses;
 mod endpoints;
