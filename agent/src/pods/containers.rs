@@ -48,7 +48,7 @@ fn strangers(plan: &mut Plan, inputs: &Inputs<'_>, members: &[Member<'_>], now: 
     let known = |name: &str| members.iter().any(|member| member.container.name == name);
     for container in inputs.seen.containers.iter().filter(|c| c.state.may_run() && !known(&c.name)) {
         let message = format!("Container {} definition changed", container.name);
-        stop::kill(plan, inputs, container, message, super::plan::grace(inputs.pod, now), false);
+        stop::kill(plan, inputs, container, message, super::plan::grace(inputs.pod, now), false, now);
     }
 }
 
@@ -122,7 +122,7 @@ impl Pass<'_> {
                 let name = &member.container.name;
                 let message =
                     format!("Container {name} is in \"CONTAINER_UNKNOWN\" state, try killing it before restart");
-                stop::kill(plan, self.inputs, instance, message, self.pod_grace(), true);
+                stop::kill(plan, self.inputs, instance, message, self.pod_grace(), true, self.now);
                 Next::Goes
             }
             Some((instance, State::Created)) => self.start(plan, member, Some(instance), None, blocked),
@@ -200,7 +200,7 @@ impl Pass<'_> {
             return Next::Goes;
         }
         if let Some((message, deadline, again)) = self.reason_to_kill(member, instance) {
-            stop::kill(plan, self.inputs, instance, message, deadline, again);
+            stop::kill(plan, self.inputs, instance, message, deadline, again, self.now);
         }
         Next::Goes
     }

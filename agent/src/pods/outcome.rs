@@ -65,7 +65,11 @@ pub(super) fn fold(progress: &mut Progress, kept: &mut Kept, tools: &Tools, pod:
             }
         },
         Done::PreStopped { id } => progress.hooks_done.push(id),
-        Done::Killed { result } | Done::Removed { result } => undo_trouble(progress, result),
+        Done::Killed { id, result } => {
+            progress.killed.insert(id, Timestamp::now());
+            undo_trouble(progress, result);
+        }
+        Done::Removed { result } => undo_trouble(progress, result),
         Done::Undone { undo, result } => {
             let done = result.is_ok();
             undo_trouble(progress, result);
@@ -85,7 +89,11 @@ pub(super) fn broken(progress: &mut Progress, job: &Job, tools: &Tools) {
         Job::Image(name) | Job::Start(name) => {
             progress.container_trouble.insert(name.clone(), trouble(tools, failed()));
         }
-        Job::PreStop(_) | Job::Kill(_) | Job::Remove(_) | Job::Undo => undo_trouble(progress, Err(failed())),
+        Job::Kill(id) => {
+            progress.killed.insert(id.clone(), Timestamp::now());
+            undo_trouble(progress, Err(failed()));
+        }
+        Job::PreStop(_) | Job::Remove(_) | Job::Undo => undo_trouble(progress, Err(failed())),
     }
 }
 

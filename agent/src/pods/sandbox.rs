@@ -63,7 +63,7 @@ pub(super) fn replace(plan: &mut Plan, inputs: &Inputs<'_>, attempt: u32, now: T
         stop::everything(plan, inputs, now);
         return;
     }
-    if !plan.may_try(progress.sandbox_trouble.as_ref(), now) {
+    if !plan.may_try(progress.sandbox_trouble.as_ref(), now) || !plan.may_try(progress.undo_trouble.as_ref(), now) {
         return;
     }
     if let Some(old) = seen.sandboxes.iter().find(|sandbox| sandbox.ready) {

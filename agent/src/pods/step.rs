@@ -187,6 +187,8 @@ pub struct Progress {
     pub undo_trouble: Option<Trouble>,
     /// Containers whose preStop hook was run, by id.
     pub hooks_done: Vec<String>,
+    /// When containers were stopped that are still shown, by id.
+    pub killed: BTreeMap<String, Timestamp>,
 }
 
 impl Progress {

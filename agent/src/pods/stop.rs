@@ -10,6 +10,9 @@ use super::roles::{self, Role};
 use super::step::{Job, Kill, Step};
 use crate::observe::Container;
 
+/// Between two tries to stop the same container.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// Stops every container of a pod that ends, until `deadline`.
 pub(super) fn stopping(plan: &mut Plan, inputs: &Inputs<'_>, deadline: Timestamp, now: Timestamp) {
     let order: Vec<_> = roles::members(inputs.pod);
@@ -28,7 +31,7 @@ pub(super) fn stopping(plan: &mut Plan, inputs: &Inputs<'_>, deadline: Timestamp
             plan.wake(deadline);
         } else {
             let message = format!("Stopping container {}", container.name);
-            kill(plan, inputs, container, message, deadline, false);
+            kill(plan, inputs, container, message, deadline, false, now);
         }
     }
 }
@@ -37,7 +40,7 @@ pub(super) fn stopping(plan: &mut Plan, inputs: &Inputs<'_>, deadline: Timestamp
 pub(super) fn everything(plan: &mut Plan, inputs: &Inputs<'_>, now: Timestamp) {
     for container in inputs.seen.containers.iter().filter(|container| container.state.may_run()) {
         let message = format!("Stopping container {}", container.name);
-        kill(plan, inputs, container, message, grace(inputs.pod, now), false);
+        kill(plan, inputs, container, message, grace(inputs.pod, now), false, now);
     }
 }
 
@@ -58,7 +61,14 @@ pub(super) fn kill(
     message: String,
     deadline: Timestamp,
     again: bool,
+    now: Timestamp,
 ) {
+    // A runtime that says it stopped a container and shows it running, or cannot stop it, is not asked without pause.
+    let not_before = inputs.progress.killed.get(&container.id).and_then(|at| at.saturating_add(signed(PAUSE)).ok());
+    if let Some(at) = not_before.filter(|at| *at > now) {
+        plan.wake(at);
+        return;
+    }
     let early_hook = Job::PreStop(container.id.clone());
     let kill = Kill {
         id: container.id.clone(),

@@ -214,6 +214,7 @@ impl Worker {
         self.messages.retain(|id, _| self.seen.by_id(id).is_some());
         self.kept.again.retain(|id| self.seen.by_id(id).is_some());
         self.progress.hooks_done.retain(|id| self.seen.by_id(id).is_some());
+        self.progress.killed.retain(|id, _| self.seen.by_id(id).is_some_and(|container| container.state.may_run()));
     }
 
     fn inputs<'a>(&'a self, probes: &'a ProbeResults) -> Inputs<'a> {

@@ -57,6 +57,7 @@ pub(super) enum Done {
         id: String,
     },
     Killed {
+        id: String,
         result: Result<(), Failed>,
     },
     Removed {
@@ -109,7 +110,7 @@ impl Job {
                 self.pre_stop(&id, &container, deadline).await;
                 Done::PreStopped { id }
             }
-            Step::Kill(kill) => Done::Killed { result: self.kill(kill).await },
+            Step::Kill(kill) => Done::Killed { id: kill.id.clone(), result: self.kill(kill).await },
             Step::Remove(remains) => Done::Removed { result: self.remove(&remains).await },
             Step::RemoveSandbox { id } => Done::Removed { result: self.remove_sandbox(&id).await },
             Step::Undo(undo) => Done::Undone { undo, result: self.undo(undo).await },

@@ -108,6 +108,8 @@ impl Job {
         let (tools, pod) = (&self.tools, self.pod());
         if attempt > 0 {
             tools.say(pod, Normal, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.");
+            // A sandbox whose process died still holds its address: it is given back before another one is taken.
+            self.stop_sandboxes().await?;
         }
         let cgroup = self.cgroup();
         tools.cgroups.ensure(&cgroup, &cgroup_values::pod_resources(pod)).await.map_err(|error| {

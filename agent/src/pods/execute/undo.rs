@@ -27,7 +27,7 @@ impl Job {
         })
     }
 
-    async fn stop_sandboxes(&self) -> Result<(), Failed> {
+    pub(super) async fn stop_sandboxes(&self) -> Result<(), Failed> {
         for sandbox in self.present().await?.sandboxes {
             // Also those that are not ready: their network may still have to be given back.
             self.stop_sandbox(&sandbox.id).await?;

@@ -298,6 +298,10 @@ impl World {
                 self.create(&start, State::Created);
                 self.progress.container_trouble.insert(start.container, trouble);
             }
+            Step::Kill(kill) => {
+                self.progress.killed.insert(kill.id, self.now);
+                self.progress.undo_trouble = Some(trouble);
+            }
             _ => self.progress.undo_trouble = Some(trouble),
         }
     }

@@ -234,3 +234,26 @@ fn the_deadline_of_a_pod_is_waited_for_and_then_ends_it() {
     "#]],
     );
 }
+
+#[test]
+fn a_container_that_cannot_be_stopped_is_tried_again_after_a_pause() {
+    let at = |seconds: i64| noon().checked_add(SignedDuration::from_secs(seconds)).unwrap();
+    let scene = |killed: i64| {
+        Scene::of(one()).prepared().running("c").with(|scene| {
+            scene.life = Life::Stopping { end: End { deleted: true, verdict: None }, deadline: at(3) };
+            scene.progress.killed.insert("c0".into(), at(killed));
+        })
+    };
+    check(
+        &scene(0),
+        expect![[r#"
+        wake in 1s
+    "#]],
+    );
+    check(
+        &scene(-1),
+        expect![[r#"
+        kill c0 in 3s: Stopping container c
+    "#]],
+    );
+}

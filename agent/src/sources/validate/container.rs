@@ -41,6 +41,10 @@ fn one(spec: &PodSpec, container: &Container, at: &str, is_init: bool, report: &
     report.one_of(container.restart_policy.as_ref(), &["Always", "OnFailure", "Never"], format!("{at}.restartPolicy"));
     report
         .refuse(container.volume_devices.as_ref().is_some_and(|list| !list.is_empty()), format!("{at}.volumeDevices"));
+    let rules = container.restart_policy_rules.iter().flatten();
+    for (index, _) in rules.enumerate().filter(|(_, rule)| rule.action != "Restart") {
+        report.refuse(true, format!("{at}.restartPolicyRules[{index}].action"));
+    }
     ports(spec, container, at, report);
     for (index, variable) in container.env.iter().flatten().enumerate() {
         env(variable, &format!("{at}.env[{index}]"), report);
