@@ -33,6 +33,8 @@ fn a_pod_runs_logs_answers_and_leaves_nothing() -> Result<()> {
             let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
             let expected = format!("{}/pod-web/{group}", node.place.cgroup());
             ensure!(groups.lines().all(|line| line.ends_with(&expected)), "{file}: {groups}");
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+            ensure!(file == "shim.pid" || status.contains("Seccomp:\t2\n"), "{file}: {status}");
         }
 
         pod.stop_container(&id, 0).await?;
@@ -331,9 +333,9 @@ fn many_pods_at_once_are_served_over_grpc() -> Result<()> {
         });
         let addresses: BTreeSet<String> = futures::future::try_join_all(pods).await?.into_iter().collect();
         ensure!(addresses.len() > 1, "{addresses:?}");
-        // Shims are reaped and their sockets closed a moment after their pods are gone.
+        // Sockets of shims are closed a moment after their pods are gone. Other tests in one process have their own.
         let until = std::time::Instant::now() + SOON;
-        while descriptors()? > before {
+        while std::env::var_os("NEXTEST").is_some() && descriptors()? > before {
             ensure!(std::time::Instant::now() < until, "{before} descriptors became {}", descriptors()?);
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

@@ -27,6 +27,10 @@ pub(crate) async fn remove(core: &Arc<Core>, container: &Arc<Container>) -> Resu
     let doing = || format!("removing container {} ({})", container.id, container.name);
     stop::kill(core, container, PATIENCE).await.doing(doing)?;
     let _changes = container.changes.lock().await;
+    if core.container(container.id.as_str()).is_err() {
+        // Somebody else removed it while we waited.
+        return Ok(());
+    }
     give_back(core, &sandbox, container).await.doing(doing)?;
     core.forget_container(&sandbox, container);
     core.tell(ContainerEventType::ContainerDeletedEvent, &sandbox, container);

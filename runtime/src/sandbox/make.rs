@@ -1,8 +1,11 @@
 //! Making a sandbox: recorded first, then made as one, or undone as one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use cri_proto::v1::security_profile::ProfileType;
 use cri_proto::v1::{self, ContainerEventType};
+use shim::plan::Launch;
 use tracing::warn;
 
 use super::wish::Wish;
@@ -10,6 +13,7 @@ use super::{Sandbox, files, namespaces, network, shim_process, unmake, watch};
 use crate::blocking::{blocking, now_ns};
 use crate::cgroups::{CgroupPath, Resources};
 use crate::containers::HostFacts;
+use crate::containers::seccomp::{self, SeccompError};
 use crate::core::Core;
 use crate::error::{Doing, LifeError, chain};
 use crate::ids::SandboxId;
@@ -41,17 +45,38 @@ pub(crate) async fn make(core: &Arc<Core>, wish: Wish) -> Result<Arc<Sandbox>, L
     }
 }
 
-/// Takes a half-made sandbox away, as far as it goes: what stays is found again at the next start.
+/// When a half-made sandbox is tried to be taken away again: the first wait is for a shim that was just being started.
+const TRIES: [Duration; 5] = [
+    Duration::from_millis(200),
+    Duration::from_secs(1),
+    Duration::from_secs(5),
+    Duration::from_secs(30),
+    Duration::from_secs(120),
+];
+
+/// Takes a half-made sandbox away; what does not go at once is tried again beside everything else, and after that at
+/// the next start.
 pub(crate) async fn undo(core: &Arc<Core>, sandbox: &Arc<Sandbox>) {
-    let released = unmake::release(core, sandbox).await;
-    let (of_core, of_sandbox) = (core.clone(), sandbox.clone());
-    let removed = match released {
-        Ok(()) => blocking(move || unmake::remove_rest(&of_core, &of_sandbox)).await,
-        Err(error) => Err(error),
+    let Err(error) = undo_once(core, sandbox).await else { return };
+    warn!(sandbox = %sandbox.id, error = chain(&error), "a half-made sandbox could not be taken away yet");
+    let (of_core, sandbox) = (core.clone(), sandbox.clone());
+    let again = async move {
+        for wait in TRIES {
+            tokio::time::sleep(wait).await;
+            match undo_once(&of_core, &sandbox).await {
+                Ok(()) => return,
+                Err(error) => warn!(sandbox = %sandbox.id, error = chain(&error), "nor could it now"),
+            }
+        }
     };
-    if let Err(error) = removed {
-        warn!(sandbox = %sandbox.id, error = chain(&error), "a half-made sandbox could not be taken away yet");
-    }
+    let stop = core.stop.clone();
+    core.tasks.spawn(async move { stop.run_until_cancelled(again).await });
+}
+
+async fn undo_once(core: &Arc<Core>, sandbox: &Arc<Sandbox>) -> Result<(), LifeError> {
+    unmake::release(core, sandbox).await?;
+    let (core, sandbox) = (core.clone(), sandbox.clone());
+    blocking(move || unmake::remove_rest(&core, &sandbox)).await
 }
 
 /// Writes down what is going to be made.
@@ -107,7 +132,10 @@ async fn prepare(core: &Arc<Core>, sandbox: &Arc<Sandbox>, wish: &Wish) -> Resul
         let record = sandbox.record();
         let path = CgroupPath::new(&record.cgroup()).doing(|| "naming its cgroup".into())?;
         make_cgroups(&core, &record, &path, &wish.config).doing(|| "making its cgroup".into())?;
-        let launch = wish.pause(sandbox.netns(), core.cgroups.entry_files(&path), pause_score(&core.host));
+        let launch = Launch {
+            seccomp: pause_filter(&core, &wish.config).doing(|| "confining the pause".into())?,
+            ..wish.pause(sandbox.netns(), core.cgroups.entry_files(&path), pause_score(&core.host))
+        };
         replace(&dir.pause_launch(), &launch.encode()).doing(|| "writing what to start".into())?;
         let dns = wish.config.dns_config.as_ref();
         files::write_resolv_conf(&dir.resolv_conf(), dns).doing(|| "writing its DNS settings".into())?;
@@ -120,6 +148,17 @@ async fn prepare(core: &Arc<Core>, sandbox: &Arc<Sandbox>, wish: &Wish) -> Resul
         }
     })
     .await
+}
+
+/// Nobody talks to the pause, and it asks the kernel for next to nothing: unless the pod wants it unconfined, it is
+/// held to what a container without capabilities may do.
+fn pause_filter(core: &Core, config: &v1::PodSandboxConfig) -> Result<Vec<u8>, SeccompError> {
+    let security = config.linux.as_ref().and_then(|linux| linux.security_context.as_ref());
+    let profile = security.and_then(|security| security.seccomp.as_ref());
+    if profile.is_some_and(|profile| profile.profile_type() == ProfileType::Unconfined) {
+        return Ok(Vec::new());
+    }
+    Ok(core.programs.of(&seccomp::runtime_default(0))?.bytes.to_vec())
 }
 
 /// What runtimes give the pause: the kernel kills everything else of the pod first. Without CAP_SYS_RESOURCE a score

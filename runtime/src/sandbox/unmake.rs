@@ -128,6 +128,10 @@ pub(crate) async fn remove(core: &Arc<Core>, sandbox: &Arc<Sandbox>) -> Result<(
         .map(|container| async move { container::remove::remove(core, &container).await });
     futures::future::join_all(removals).await.into_iter().collect::<Result<(), _>>().doing(doing)?;
     let _alone = sandbox.changes.write().await;
+    if core.sandbox(sandbox.id.as_str()).is_err() {
+        // Somebody else removed it while we waited.
+        return Ok(());
+    }
     let (of_core, of_sandbox) = (core.clone(), sandbox.clone());
     blocking(move || remove_rest(&of_core, &of_sandbox)).await.doing(doing)?;
     core.forget_sandbox(sandbox);
