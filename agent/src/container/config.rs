@@ -59,3 +59,68 @@ pub fn container_config(inputs: ContainerInputs<'_>) -> Result<v1::ContainerConf
         ..Default::default()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+    use serde_json::json;
+
+    use super::super::env::{EnvInputs, env};
+    use super::*;
+    use crate::fields::Allocatable;
+    use crate::sources::Objects;
+
+    #[test]
+    fn command_arguments_and_names_are_as_the_manifest_says() {
+        let pod = super::super::testing::pod(json!({"enableServiceLinks": false, "containers": [{
+            "name": "c", "image": "busybox:1", "command": ["sh", "-c"], "args": ["echo $(GREETING) $$(GREETING) $(NONE)"],
+            "workingDir": "/srv", "tty": true, "stdin": true,
+            "env": [{"name": "GREETING", "value": "hello"}]}]}));
+        let container = &pod.spec.as_ref().unwrap().containers[0];
+        let env = env(&EnvInputs {
+            pod: &pod,
+            container,
+            objects: &Objects::default(),
+            allocatable: &Allocatable::default(),
+            pod_ips: &[],
+            host_ips: &[],
+        })
+        .unwrap();
+        let image = ImageFacts { reference: "sha256:1".into(), ..ImageFacts::default() };
+        let config = container_config(ContainerInputs {
+            pod: &pod,
+            container,
+            image: &image,
+            restarts: 3,
+            env: &env,
+            mounts: Vec::new(),
+            resources: v1::LinuxContainerResources::default(),
+            seccomp_profiles: Path::new("/seccomp"),
+        })
+        .unwrap();
+        let envs: Vec<_> =
+            config.envs.iter().map(|e| format!("{}={}", e.key, String::from_utf8_lossy(&e.value))).collect();
+        let image = config.image.unwrap();
+        let mut notes: Vec<_> = config.annotations.iter().filter(|(key, _)| !key.ends_with(".hash")).collect();
+        notes.sort();
+        expect![[r#"
+            Some(ContainerMetadata { name: "c", attempt: 3 }) sha256:1 busybox:1
+            ["sh", "-c"] ["echo hello $(GREETING) $(NONE)"] /srv
+            ["GREETING=hello"] c/3.log stdin=true once=false tty=true
+            [("io.kubernetes.container.restartCount", "3"), ("io.kubernetes.container.terminationMessagePath", "/dev/termination-log"), ("io.kubernetes.container.terminationMessagePolicy", "File")]
+        "#]]
+        .assert_eq(&format!(
+            "{:?} {} {}\n{:?} {:?} {}\n{envs:?} {} stdin={} once={} tty={}\n{notes:?}\n",
+            config.metadata,
+            image.image,
+            image.user_specified_image,
+            config.command,
+            config.args,
+            config.working_dir,
+            config.log_path,
+            config.stdin,
+            config.stdin_once,
+            config.tty,
+        ));
+    }
+}

@@ -21,6 +21,7 @@ const LARGEST: u64 = 8 << 20;
 
 /// One pod as it was left.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)] // another version's file may lack a field: the rest still counts
 pub struct Remembered {
     /// The pod as it was last wanted.
     pub pod: Pod,

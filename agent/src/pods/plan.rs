@@ -36,6 +36,7 @@ pub struct Inputs<'a> {
 
 /// What is remembered across restarts of the agent, as far as decisions depend on it.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct Kept {
     /// `status.startTime`.
     pub started: Option<Timestamp>,

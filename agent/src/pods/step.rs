@@ -134,6 +134,11 @@ pub enum Job {
 }
 
 impl Step {
+    /// Nothing new comes of it.
+    pub fn takes_away(&self) -> bool {
+        !matches!(self, Self::SetUp | Self::Refresh | Self::Image { .. } | Self::Sandbox { .. } | Self::Start(_))
+    }
+
     /// What the step is busy with.
     pub fn job(&self) -> Job {
         match self {

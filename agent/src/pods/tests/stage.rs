@@ -346,3 +346,24 @@ async fn one_stuck_pod_holds_up_no_other() {
     stage.runtime.let_go("CreateContainer c");
     stage.until("ready", ready).await;
 }
+
+#[tokio::test]
+async fn a_disk_that_takes_nothing_begins_nothing_and_keeps_nothing_running() {
+    let stage = Stage::new(vec![pod(json!({"containers": [{"name": "c"}]}))]).await;
+    stage.until("ready", ready).await;
+    // A directory where the memory's next file would go refuses every write.
+    let next = stage.dir.path().join("kubelet/pods/u-1/longshore.json.next");
+    std::fs::create_dir(&next).unwrap();
+    stage.want(vec![]);
+    stage.runtime.until("stopped", |runtime| runtime.count("StopContainer c") == 1).await;
+    let pods = stage.dir.path().join("kubelet/pods/u-2/longshore.json.next");
+    std::fs::create_dir_all(&pods).unwrap();
+    let mut other = pod(json!({"containers": [{"name": "d"}]}));
+    other.metadata.uid = Some("u-2".into());
+    other.metadata.name = Some("other".into());
+    stage.want(vec![other]);
+    stage.until_of("u-2", "known", |_| true).await;
+    assert_eq!(stage.runtime.count("RunPodSandbox other"), 0);
+    std::fs::remove_dir(&pods).unwrap();
+    stage.until_of("u-2", "ready", ready).await;
+}
