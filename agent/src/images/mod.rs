@@ -2,6 +2,8 @@
 
 mod credentials;
 mod pull;
+#[cfg(test)]
+mod tests;
 
 pub use credentials::{Keyring, keyring};
 pub use pull::{ImageError, Images, Policy, Pulled, with_default_tag};

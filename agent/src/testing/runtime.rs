@@ -28,6 +28,8 @@ struct State {
     failing: HashMap<String, (usize, RuntimeError)>,
     /// Images that are not there.
     missing: BTreeSet<String>,
+    /// Images that no registry is known to have.
+    by_hand: BTreeSet<String>,
     /// Calls that hang until let go, by `Call name`.
     hanging: BTreeSet<String>,
     exec: HashMap<String, i32>,
@@ -88,6 +90,10 @@ impl FakeRuntime {
 
     pub(crate) fn lose_image(&self, image: &str) {
         self.state.lock().unwrap().missing.insert(image.to_owned());
+    }
+
+    pub(crate) fn import_image(&self, image: &str) {
+        self.state.lock().unwrap().by_hand.insert(image.to_owned());
     }
 
     pub(crate) fn hang(&self, call: &str) {
@@ -415,8 +421,10 @@ impl Runtime for FakeRuntime {
 
     async fn image_status(&self, request: v1::ImageStatusRequest, _: Deadline) -> Answer<v1::ImageStatusResponse> {
         let image = request.image.unwrap_or_default().image;
-        let missing = self.state.lock().unwrap().missing.contains(&image);
-        let repo_digests = vec!["registry.example/busybox@sha256:00".to_owned()];
+        let state = self.state.lock().unwrap();
+        let missing = state.missing.contains(&image);
+        let from_registry = !state.by_hand.contains(&image);
+        let repo_digests = from_registry.then(|| "registry.example/busybox@sha256:00".to_owned()).into_iter().collect();
         let found = v1::Image { id: format!("sha256:{image}"), repo_digests, size: 7, ..Default::default() };
         Ok(v1::ImageStatusResponse { image: (!missing).then_some(found), ..Default::default() })
     }
