@@ -13,6 +13,7 @@ pub(crate) mod exec;
 pub(crate) mod exec_sync;
 pub(crate) mod finish;
 pub(crate) mod handle;
+mod plan;
 pub(crate) mod remove;
 pub(crate) mod start;
 pub(crate) mod stop;
