@@ -583,3 +583,28 @@ fn a_reboot_takes_containers_away_and_nothing_else() -> Result<()> {
         again.remove().await
     })
 }
+
+#[test]
+fn a_full_disk_stops_nothing_from_being_stopped() -> Result<()> {
+    on_a_node(async |node| {
+        node.away().await?;
+        let run = node.place.path("run");
+        let (none, size) = (nix::mount::MsFlags::empty(), Some("size=4m"));
+        nix::mount::mount(Some("small"), &run, Some("tmpfs"), none, size)?;
+        let runtime = node.back().await?;
+        let pod = Pod::run(runtime.clone(), pod(&node.place, "full")).await?;
+        let (one, two) = (pod.start("one", "exec sleep 1000").await?, pod.start("two", "sleep 1; exit 3").await?);
+        let mut filler = std::fs::File::create(run.join("filler"))?;
+        while std::io::Write::write_all(&mut filler, &[0; 4096]).is_ok() {}
+        ensure!(pod.ended(&two).await?.exit_code == 3);
+        let refused = pod.create(container("three", "")).await.expect_err("the disk is full");
+        ensure!(refused.to_string().contains("No space left"), "{refused}");
+        pod.stop_container(&one, 0).await?;
+        ensure!(pod.look(&one).await?.exit_code == 137);
+        pod.remove().await?;
+        drop((pod, runtime));
+        node.away().await?;
+        nix::mount::umount2(&run, nix::mount::MntFlags::MNT_DETACH)?;
+        node.back().await.map(drop)
+    })
+}

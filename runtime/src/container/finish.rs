@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cri_proto::v1::ContainerEventType;
+use shim::wire::ExitRecord;
 use tracing::{error, warn};
 
 use super::Container;
@@ -18,14 +19,19 @@ use crate::state::records::ContainerPhase;
 /// Processes that were just killed; the kernel frees their memory first.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Its first process has ended and the shim has written how. Fine to call again.
-pub(crate) async fn finish(core: &Arc<Core>, sandbox: &Arc<Sandbox>, container: &Arc<Container>) {
+/// Its first process has ended: the shim has written how, or `told` it because it could not write. Fine to call again.
+pub(crate) async fn finish(
+    core: &Arc<Core>,
+    sandbox: &Arc<Sandbox>,
+    container: &Arc<Container>,
+    told: Option<ExitRecord>,
+) {
     let _changes = container.changes.lock().await;
     if matches!(container.record().phase, ContainerPhase::Exited(_)) {
         return;
     }
     let (of_core, of_task) = (core.clone(), container.clone());
-    if !blocking(move || settle(&of_core, &of_task)).await {
+    if !blocking(move || settle(&of_core, &of_task, told)).await {
         return;
     }
     core.tell(ContainerEventType::ContainerStoppedEvent, sandbox, container);
@@ -33,19 +39,18 @@ pub(crate) async fn finish(core: &Arc<Core>, sandbox: &Arc<Sandbox>, container: 
     blocking(move || remove_cgroup(&of_core, &of_task)).await;
 }
 
-/// `true` when it has ended by what is on disk.
-fn settle(core: &Core, container: &Container) -> bool {
+/// `true` when it has ended by what is on disk or was told.
+fn settle(core: &Core, container: &Container, told: Option<ExitRecord>) -> bool {
     let record = container.record();
-    let (started, ended) = match facts::read(&container.dir) {
-        Ok(notes) => notes,
-        Err(error) => {
-            error!(container = %container.id, error = chain(&error), "reading how a container ended");
-            return false;
-        }
-    };
+    let (started, ended) = facts::read(&container.dir).unwrap_or_else(|error| {
+        error!(container = %container.id, error = chain(&error), "reading how a container ended");
+        (None, None)
+    });
     let path = CgroupPath::new(&record.cgroup);
     let oom_killed = || path.as_ref().is_ok_and(|path| core.cgroups.oom_kills(path) > 0);
-    let ContainerPhase::Exited(exited) = facts::settle(record.phase, started, ended, oom_killed) else { return false };
+    let ContainerPhase::Exited(exited) = facts::settle(record.phase, started, ended.or(told), oom_killed) else {
+        return false;
+    };
     // Without a pid namespace of its own its children live on; they end before anyone is told that it has.
     if let (false, Ok(path)) = (record.own_pid_namespace, &path)
         && let Err(error) = core.cgroups.kill(path)

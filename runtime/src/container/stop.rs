@@ -87,7 +87,7 @@ async fn ask(sandbox: &Sandbox, container: &Container, signal: i32) -> Result<()
 
 /// No shim has told its end. If it is gone all the same, that is what there is to know.
 pub(crate) async fn note_lost(core: &Arc<Core>, sandbox: &Arc<Sandbox>, container: &Arc<Container>) {
-    finish::finish(core, sandbox, container).await;
+    finish::finish(core, sandbox, container, None).await;
     let Some(running) = container.running() else { return };
     let of_task = container.clone();
     let gone = blocking(move || {

@@ -7,10 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cri_proto::v1;
 use tokio::sync::{RwLock, watch};
+use tracing::warn;
 
 use super::execs::Execs;
 use super::shim_link::ShimLink;
 use crate::container::Container;
+use crate::error::chain;
 use crate::ids::{ContainerId, SandboxId};
 use crate::state::files::FileError;
 use crate::state::layout::SandboxDir;
@@ -101,6 +103,15 @@ impl Sandbox {
             result.is_ok()
         });
         result
+    }
+
+    /// Goes on towards its end, also when a full disk does not take the note: a start after that finds its processes
+    /// gone, and comes to the same. Blocks for one small file.
+    pub(crate) fn advance(&self, phase: SandboxPhase) {
+        if let Err(error) = self.update(|record| record.phase = phase) {
+            warn!(sandbox = %self.id, ?phase, error = chain(&error), "noting how far a sandbox is");
+            self.record.send_modify(|record| record.phase = phase);
+        }
     }
 
     /// Its containers, in no particular order.

@@ -31,10 +31,10 @@ pub(crate) async fn stop(core: &Arc<Core>, sandbox: &Arc<Sandbox>) -> Result<(),
         return Ok(());
     }
     let was_ready = sandbox.phase() == SandboxPhase::Ready;
-    sandbox.update(|record| record.phase = SandboxPhase::Stopping).doing(|| doing(sandbox))?;
+    sandbox.advance(SandboxPhase::Stopping);
     kill_containers(core, sandbox).await.doing(|| doing(sandbox))?;
     release(core, sandbox).await.doing(|| doing(sandbox))?;
-    sandbox.update(|record| record.phase = SandboxPhase::Stopped).doing(|| doing(sandbox))?;
+    sandbox.advance(SandboxPhase::Stopped);
     if was_ready {
         core.tell_sandbox(ContainerEventType::ContainerStoppedEvent, sandbox);
     }

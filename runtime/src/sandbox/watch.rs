@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use cri_proto::Kind;
 use cri_proto::v1::ContainerEventType;
-use shim::wire::{Event, Request};
-use tracing::{error, info, warn};
+use shim::wire::{Event, ExitRecord, Request};
+use tracing::{info, warn};
 
 use super::{Sandbox, shim_process};
 use crate::blocking::blocking;
@@ -77,7 +77,7 @@ async fn replace(sandbox: &Sandbox) -> Result<(), LifeError> {
 fn handle(core: &Arc<Core>, sandbox: &Arc<Sandbox>, event: Event) {
     match event {
         Event::PauseExited { code, .. } => pause_exited(core, sandbox, code),
-        Event::Exited { id, code, .. } => {
+        Event::Exited { id, code, at } => {
             if sandbox.execs.ended(&id, code) {
                 return;
             }
@@ -85,7 +85,10 @@ fn handle(core: &Arc<Core>, sandbox: &Arc<Sandbox>, event: Event) {
             match container {
                 Some(container) => {
                     let (of_core, sandbox) = (core.clone(), sandbox.clone());
-                    core.tasks.spawn(async move { container::finish::finish(&of_core, &sandbox, &container).await });
+                    let told = Some(ExitRecord { code, at, note: None });
+                    core.tasks.spawn(async move {
+                        container::finish::finish(&of_core, &sandbox, &container, told).await;
+                    });
                 }
                 None => forget_stranger(core, sandbox, id),
             }
@@ -98,9 +101,7 @@ fn pause_exited(core: &Arc<Core>, sandbox: &Arc<Sandbox>, code: i32) {
         return;
     }
     warn!(sandbox = %sandbox.id, code, "the pause of a sandbox ended");
-    if let Err(error) = sandbox.update(|record| record.phase = SandboxPhase::Stopping) {
-        error!(sandbox = %sandbox.id, error = chain(&error), "noting that a sandbox is not ready");
-    }
+    sandbox.advance(SandboxPhase::Stopping);
     core.tell_sandbox(ContainerEventType::ContainerStoppedEvent, sandbox);
 }
 
