@@ -1,9 +1,10 @@
 //! This build: `longshore run` alone, pods in a running agent, memory.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
+use cri_proto::{Client, Deadline, Runtime, v1};
 use tests::agent::{Agent, program};
 
 use crate::fifo::{Lines, command};
@@ -24,8 +25,8 @@ pub(crate) fn measure() -> Result<Ours> {
     let alone = alone()?;
     let mut agent = Agent::run(&[])?;
     let lines = Lines::in_folder(&agent.place().path("host/bench"))?;
-    let in_a_row = in_a_row(&agent, &lines)?;
-    let phases = phases(&agent)?;
+    let (in_a_row, starts) = in_a_row(&agent, &lines)?;
+    let phases = phases(&agent, &starts)?;
     let (memory, per_pod) = memory(&agent)?;
     let at_once = at_once(&agent, &lines)?;
     agent.interrupt(Duration::from_secs(60))?;
@@ -60,15 +61,17 @@ fn alone() -> Result<Times> {
     Ok(Times::of(times))
 }
 
-fn in_a_row(agent: &Agent, lines: &Lines) -> Result<Times> {
-    let mut times = Vec::new();
+fn in_a_row(agent: &Agent, lines: &Lines) -> Result<(Times, Vec<Start>)> {
+    let (mut times, mut starts) = (Vec::new(), Vec::new());
     for n in 0..IN_A_ROW {
         let name = format!("row-{n}");
-        let asked = Instant::now();
+        let (begun, asked) = (Instant::now(), now_ns()?);
         agent.write(&format!("{name}.yaml"), &manifest(&name))?;
-        times.push(lines.wait(&name)?.duration_since(asked));
+        let took = lines.wait(&name)?.duration_since(begun);
+        times.push(took);
+        starts.push(Start { name, asked, line: asked + i64::try_from(took.as_nanos())? });
     }
-    Ok(Times::of(times))
+    Ok((Times::of(times), starts))
 }
 
 fn at_once(agent: &Agent, lines: &Lines) -> Result<Duration> {
@@ -91,23 +94,55 @@ fn memory(agent: &Agent) -> Result<(Memory, u64)> {
     Ok((own, sum / u64::try_from(IN_A_ROW)?))
 }
 
-/// Median of each phase, as the agent itself told them for these pods.
-fn phases(agent: &Agent) -> Result<String> {
-    let mut by_phase = BTreeMap::<String, Vec<f64>>::new();
-    for pod in agent.pods()? {
-        let told = pod["metadata"]["annotations"]["longshore.dev/start-phases"].as_str().unwrap_or_default().to_owned();
-        for part in told.split(", ") {
-            if let Some((name, time)) = part.split_once('=') {
-                by_phase.entry(name.to_owned()).or_default().push(time.trim_end_matches("ms").parse().unwrap_or(0.0));
-            }
+/// When a pod was asked for and when its container's line arrived, nanoseconds since the epoch.
+struct Start {
+    name: String,
+    asked: i64,
+    line: i64,
+}
+
+fn now_ns() -> Result<i64> {
+    Ok(i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos())?)
+}
+
+/// Median of each part of these starts, by what the runtime noted of the sandbox and the container.
+fn phases(agent: &Agent, starts: &[Start]) -> Result<String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (sandboxes, containers) = runtime.block_on(noted(agent))?;
+    let mut parts = [const { Vec::new() }; 4];
+    for start in starts {
+        let (Some(sandbox), Some(container)) = (sandboxes.get(&start.name), containers.get(&start.name)) else {
+            continue;
+        };
+        let marks = [start.asked, *sandbox, container.created_at, container.started_at, start.line];
+        for (part, ends) in parts.iter_mut().zip(marks.windows(2)) {
+            part.push(ends[1] - ends[0]);
         }
     }
-    let parts: Vec<_> = by_phase
-        .into_iter()
-        .map(|(name, mut times)| {
-            times.sort_by(f64::total_cmp);
-            format!("{name} {:.1} ms", times[times.len() / 2])
-        })
-        .collect();
-    Ok(if parts.is_empty() { "not told".into() } else { parts.join(", ") })
+    let names = ["manifest read, pod planned", "sandbox and network", "container made and started", "its first line"];
+    let told = names.iter().zip(&mut parts).map(|(name, times)| {
+        times.sort_unstable();
+        let median = times.get(times.len() / 2).copied().unwrap_or_default();
+        format!("{name} {:.1} ms", median as f64 / 1e6)
+    });
+    Ok(told.collect::<Vec<_>>().join(", "))
+}
+
+type Noted = (BTreeMap<String, i64>, BTreeMap<String, v1::ContainerStatus>);
+
+/// By pod: when its sandbox was begun, and its container's status.
+async fn noted(agent: &Agent) -> Result<Noted> {
+    let by = Deadline::within(Duration::from_secs(10));
+    let client = Client::connect(agent.place().path("cri.sock")).await?;
+    let listed = client.list_pod_sandbox(v1::ListPodSandboxRequest::default(), by).await?.items;
+    let pod = |metadata: &Option<v1::PodSandboxMetadata>| metadata.as_ref().map(|m| m.name.clone()).unwrap_or_default();
+    let pods: BTreeMap<_, _> = listed.iter().map(|sandbox| (sandbox.id.clone(), pod(&sandbox.metadata))).collect();
+    let sandboxes = listed.iter().map(|sandbox| (pod(&sandbox.metadata), sandbox.created_at)).collect();
+    let mut containers = BTreeMap::new();
+    for container in client.list_containers(v1::ListContainersRequest::default(), by).await?.containers {
+        let request = v1::ContainerStatusRequest { container_id: container.id, verbose: false };
+        let status = client.container_status(request, by).await?.status.context("a status")?;
+        containers.insert(pods.get(&container.pod_sandbox_id).cloned().unwrap_or_default(), status);
+    }
+    Ok((sandboxes, containers))
 }

@@ -296,6 +296,7 @@ impl Agent {
             format!("--root-dir={}", path("root")),
             format!("--log-dir={}", path("logs")),
             format!("--cgroup-root={}", self.place.cgroup()),
+            format!("--cri-socket={}", path("cri.sock")),
             "--node-name=test-node".into(),
         ]
         .into()

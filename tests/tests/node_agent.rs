@@ -289,3 +289,60 @@ fn exec_passes_streams_and_exit_codes() -> Result<()> {
     ensure!(sum.as_bytes() == expected.stdout, "{sum}");
     ends_clean(agent)
 }
+
+#[test]
+fn a_changed_config_map_reaches_a_running_pod() -> Result<()> {
+    let config = |value: &str| {
+        format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: settings}}\ndata: {{colour: {value}}}\n")
+    };
+    let reader = "apiVersion: v1\nkind: Pod\nmetadata: {name: reader}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n  \
+                  - name: main\n    image: busybox\n    command: [sleep, '1000000']\n    \
+                  volumeMounts: [{name: v, mountPath: /v}]\n  volumes: [{name: v, configMap: {name: settings}}]\n";
+    let mut agent = Agent::run(&[("config.yaml", &config("blue")), ("pod.yaml", reader)])?;
+    let first = agent.wait_for_pod("reader", SOON, runs)?;
+    ensure!(agent.print(&["exec", "reader", "--", "cat", "/v/colour"])? == "blue");
+    agent.write("config.yaml", &config("green"))?;
+    agent.wait("the new colour in the container", SOON, |agent| {
+        Ok((agent.print(&["exec", "reader", "--", "cat", "/v/colour"])? == "green").then_some(()))
+    })?;
+    ensure!(container_id(&agent.pod("reader")?.context("a pod")?) == container_id(&first), "it was restarted");
+    ends_clean(agent)
+}
+
+#[test]
+fn a_host_port_answers_on_the_nodes_address() -> Result<()> {
+    let web = "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n  \
+               - name: main\n    image: busybox\n    command: [sh, -c, 'mkdir /w; echo from the pod > /w/index.html; exec httpd -f -p 80 -h /w']\n    \
+               ports: [{containerPort: 80, hostPort: 8088}]\n    readinessProbe: {httpGet: {path: /, port: 80}, periodSeconds: 1}\n";
+    let mut agent = Agent::run(&[("web.yaml", web)])?;
+    agent.wait_for_pod("web", SOON, |pod| pod["status"]["containerStatuses"][0]["ready"] == true)?;
+    for address in ["192.0.2.10", "127.0.0.1"] {
+        let ask = format!("exec 3<>/dev/tcp/{address}/8088; printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3");
+        let output = agent.place().command("timeout").args(["5", "bash", "-c", &ask]).output()?;
+        ensure!(output.stdout.ends_with(b"from the pod\n"), "{address}: {output:?}");
+    }
+    ends_clean(agent)
+}
+
+#[test]
+fn a_killed_shim_is_replaced_and_its_container_goes_on() -> Result<()> {
+    let counting = "trap 'exit 0' TERM; n=0; while true; do echo line $n; n=$((n+1)); sleep 0.05; done";
+    let mut agent = Agent::run(&[("a.yaml", &pod("steady", counting))])?;
+    let before = agent.wait_for_pod("steady", SOON, runs)?;
+    let mark = agent.place().path("run").display().to_string();
+    let shim = std::fs::read_dir("/proc")?
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .find(|pid| {
+            let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.contains(&mark) && !line.contains("--run-dir")
+        })
+        .context("a shim")?;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(shim), Signal::SIGKILL)?;
+    let lines = |agent: &Agent| agent.print(&["logs", "steady"]).map(|log| log.lines().count());
+    let at_the_kill = lines(&agent)?;
+    agent.wait("more lines in the log", SOON, |agent| Ok((lines(agent)? > at_the_kill + 20).then_some(())))?;
+    let after = agent.pod("steady")?.context("a pod")?;
+    ensure!(runs(&after) && container_id(&after) == container_id(&before), "the container was lost with its shim");
+    ends_clean(agent)
+}
