@@ -391,8 +391,7 @@ fn a_shim_that_was_killed_is_replaced_and_nothing_is_lost() -> Result<()> {
         let path = node.place.path("run/pods").join(&pod.id).join("shim.pid");
         let shim: i32 = std::fs::read_to_string(&path)?.split(' ').next().context("empty")?.parse()?;
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(shim), nix::sys::signal::Signal::SIGKILL)?;
-        wait_gone(shim).await;
-        // Nobody has to wait for the next one by himself.
+        // Nobody has to wait for the next one by himself, even while this one is on its way out.
         ensure!(pod.print(&id, "hostname").await? == "orphan\n");
         pod.says(&id, "stdout F 30").await?;
         ensure!(pod.pid(&id).await? == pid && pod.print(&id, "hostname").await? == "orphan\n");
@@ -606,5 +605,43 @@ fn a_full_disk_stops_nothing_from_being_stopped() -> Result<()> {
         node.away().await?;
         nix::mount::umount2(&run, nix::mount::MntFlags::MNT_DETACH)?;
         node.back().await.map(drop)
+    })
+}
+
+#[test]
+fn on_a_machine_with_shared_mounts_nobody_keeps_copies() -> Result<()> {
+    // As systemd sets a machine up; this one may be set up otherwise.
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
+    let shared = nix::mount::MsFlags::MS_REC | nix::mount::MsFlags::MS_SHARED;
+    nix::mount::mount(None::<&str>, "/", None::<&str>, shared, None::<&str>)?;
+    on_a_node(async |node| {
+        let first = Pod::run(node.runtime(), pod(&node.place, "first")).await?;
+        first.start("main", "exec sleep 1000").await?;
+        // A service with a mount namespace of its own, which is told of what happens to the machine's.
+        let mut service = std::process::Command::new("unshare")
+            .args(["--mount", "--propagation", "slave", "cat"])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()?;
+        let (mut ask, mut answer) = (service.stdin.take().context("stdin")?, service.stdout.take().context("stdout")?);
+        std::io::Write::write_all(&mut ask, b"x")?;
+        std::io::Read::read_exact(&mut answer, &mut [0])?;
+        let second = Pod::run(node.runtime(), pod(&node.place, "second")).await?;
+        second.start("main", "exec sleep 1000").await?;
+        let mounts = |pid: String| -> Result<usize> {
+            let dir = node.place.dir.path().display().to_string();
+            Ok(std::fs::read_to_string(format!("/proc/{pid}/mounts"))?
+                .lines()
+                .filter(|line| line.contains(&dir))
+                .count())
+        };
+        ensure!(mounts(service.id().to_string())? == 6, "the service sees two pods' mounts");
+        first.remove().await?;
+        second.remove().await?;
+        let left = (mounts("thread-self".to_owned())?, mounts(service.id().to_string())?);
+        drop(ask);
+        service.wait()?;
+        ensure!(left == (0, 0), "{left:?}");
+        Ok(())
     })
 }

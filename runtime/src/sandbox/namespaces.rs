@@ -6,12 +6,15 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
+use rustix::mount::mount_bind;
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
 use super::files::MountError;
 
 /// Makes a network namespace and pins it at `path`, so that it lives until it is unmounted there.
+///
+/// The mount keeps the propagation of what it lies on: where that is shared, others have copies of it, and only the end
+/// of a shared mount is told to them too.
 ///
 /// Blocks for about a millisecond.
 ///
@@ -26,9 +29,7 @@ pub(crate) fn pin_new_network(path: &Path) -> Result<(), MountError> {
         mount_bind("/proc/thread-self/ns/net", path)?;
         Ok(())
     })
-    .map_err(failed("pinning a new network namespace at"))?;
-    // A namespace file in a shared mount would be copied into every mount namespace that is a peer.
-    mount_change(path, MountPropagationFlags::PRIVATE).map_err(|source| MountError::new("making private", path, source))
+    .map_err(failed("pinning a new network namespace at"))
 }
 
 /// Connects to `port` on the loopback of the network namespace at `path`, or of our own where there is none.

@@ -64,9 +64,15 @@ pub(crate) enum ShimError {
 }
 
 impl ShimError {
-    /// Nobody is there to ask.
+    /// Nobody is there to ask, or nobody has read the question: a socket that is closed with something unread in it
+    /// says "connection reset" to the other side.
     pub(crate) fn is_gone(&self) -> bool {
-        matches!(self, Self::Connect { .. })
+        use io::ErrorKind::{BrokenPipe, ConnectionReset};
+        match self {
+            Self::Connect { .. } => true,
+            Self::Lost { source, .. } => matches!(source.kind(), BrokenPipe | ConnectionReset),
+            Self::Refused { .. } => false,
+        }
     }
 }
 
@@ -80,7 +86,8 @@ impl ShimLink {
         Self { dir: dir.path().into(), room: Semaphore::new(MOST_REQUESTS) }
     }
 
-    /// Asks and waits for the answer, which is never `Reply::Failed`.
+    /// Asks and waits for the answer, which is never `Reply::Failed`. A shim that was killed is replaced within a moment;
+    /// whoever asks for something to go on need not hear of it.
     ///
     /// # Errors
     /// See [`ShimError`].
@@ -90,7 +97,23 @@ impl ShimLink {
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<(Reply, Vec<OwnedFd>), ShimError> {
         let _place = self.room.acquire().await;
-        let connection = if can_wait(request) { self.connect_patiently().await? } else { self.connect()? };
+        let until = Instant::now() + REPLACEMENT;
+        loop {
+            match self.ask_once(request, descriptors).await {
+                Err(error) if error.is_gone() && can_wait(request) && Instant::now() < until => {
+                    tokio::time::sleep(LOOK).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn ask_once(
+        &self,
+        request: &Request,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(Reply, Vec<OwnedFd>), ShimError> {
+        let connection = self.connect()?;
         let lost = |source| ShimError::Lost { dir: self.dir.clone(), doing: verb(request), source };
         let exchange = async {
             connection.async_io(Interest::WRITABLE, |client| client.send(request, descriptors)).await?;
@@ -114,17 +137,6 @@ impl ShimLink {
         let sent = connection.async_io(Interest::WRITABLE, |client| client.send(&Request::Watch, &[])).await;
         sent.map_err(lost)?;
         Ok(Events(connection))
-    }
-
-    /// A shim that was killed is replaced within a moment; who asks for something to go on need not hear of it.
-    async fn connect_patiently(&self) -> Result<AsyncFd<Client>, ShimError> {
-        let until = Instant::now() + REPLACEMENT;
-        loop {
-            match self.connect() {
-                Err(error) if error.is_gone() && Instant::now() < until => tokio::time::sleep(LOOK).await,
-                connected => return connected,
-            }
-        }
     }
 
     fn connect(&self) -> Result<AsyncFd<Client>, ShimError> {
