@@ -100,7 +100,10 @@ impl Embedded {
 
     pub(super) fn list_all_containers(&self, filter: Option<&v1::ContainerFilter>) -> Vec<v1::Container> {
         let all = self.core.containers();
-        let entries = all.iter().map(|container| view::container_entry(container));
+        // Labels first: an agent that asks for one pod of many must not have all of them copied.
+        let labelled = |labels: &_| filter.is_none_or(|wanted| filter::labels_match(labels, &wanted.label_selector));
+        let found = all.iter().filter(|container| labelled(&container.config().labels));
+        let entries = found.map(|container| view::container_entry(container));
         entries.filter(|entry| filter::container_matches(entry, filter)).collect()
     }
 

@@ -88,7 +88,10 @@ impl Embedded {
 
     pub(super) fn list_sandboxes(&self, filter: Option<&v1::PodSandboxFilter>) -> Vec<v1::PodSandbox> {
         let all = self.core.sandboxes();
-        let entries = all.iter().map(|sandbox| view::sandbox_entry(sandbox));
+        // Labels first: an agent that asks for one pod of many must not have all of them copied.
+        let labelled = |labels| filter.is_none_or(|wanted| filter::labels_match(labels, &wanted.label_selector));
+        let found = all.iter().filter(|sandbox| labelled(&sandbox.config.labels));
+        let entries = found.map(|sandbox| view::sandbox_entry(sandbox));
         entries.filter(|entry| filter::sandbox_matches(entry, filter)).collect()
     }
 
