@@ -645,3 +645,31 @@ fn on_a_machine_with_shared_mounts_nobody_keeps_copies() -> Result<()> {
         Ok(())
     })
 }
+
+#[test]
+fn ports_and_sysctls_of_a_pod_are_set() -> Result<()> {
+    on_a_node(async |node| {
+        let mut config = pod(&node.place, "ported");
+        config.port_mappings = vec![v1::PortMapping { host_port: 18080, container_port: 80, ..Default::default() }];
+        let sysctls = [("net.ipv4.ip_unprivileged_port_start", "1000"), ("kernel.shmmax", "1000000")];
+        config.linux.get_or_insert_default().sysctls =
+            sysctls.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let pod = Pod::run(node.runtime(), config).await?;
+        let id = pod.start("main", "echo page > /tmp/x; exec httpd -f -p 80 -h /tmp").await?;
+        pod.print(&id, "until wget -qO- http://127.0.0.1/x; do sleep 0.1; done").await?;
+        let values = "cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/shmmax";
+        ensure!(pod.print(&id, values).await? == "1000\n1000000\n");
+        let page = async {
+            let mut stream = tokio::net::TcpStream::connect("192.0.2.10:18080").await?;
+            tokio::io::AsyncWriteExt::write_all(&mut stream, b"GET /x HTTP/1.0\r\n\r\n").await?;
+            let mut page = String::new();
+            tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut page).await?;
+            Ok::<_, anyhow::Error>(page)
+        };
+        let page = timeout(SOON, page).await??;
+        ensure!(page.ends_with("page\n"), "{page}");
+        pod.remove().await?;
+        ensure!(tokio::net::TcpStream::connect("192.0.2.10:18080").await.is_err());
+        Ok(())
+    })
+}
