@@ -59,9 +59,21 @@ impl World {
         let error = self.pull_with(name, credentials)?.err().context("it was pulled")?;
         let chain = anyhow::Error::from(error);
         let kind = chain.downcast_ref::<ImageError>().context("an image error")?.kind();
-        let left = fs::read_dir(self.folder.path().join("store/images/tmp"))?.count();
-        ensure!(left == 0, "{left} things are left in tmp");
+        self.tmp_is_cleared()?;
         Ok((kind, format!("{chain:#}")))
+    }
+
+    /// What an earlier snapshot held is deleted in the background: a moment is allowed, a leftover is not.
+    fn tmp_is_cleared(&self) -> Result<()> {
+        let by = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        loop {
+            let left = fs::read_dir(self.folder.path().join("store/images/tmp"))?.count();
+            if left == 0 {
+                return Ok(());
+            }
+            ensure!(std::time::Instant::now() < by, "{left} things are left in tmp");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
     }
 
     /// One file of the image's root file system.
