@@ -59,21 +59,12 @@ impl World {
         let error = self.pull_with(name, credentials)?.err().context("it was pulled")?;
         let chain = anyhow::Error::from(error);
         let kind = chain.downcast_ref::<ImageError>().context("an image error")?.kind();
-        self.tmp_is_cleared()?;
+        ensure!(self.unfinished()? == 0, "{} things are left in tmp", self.unfinished()?);
         Ok((kind, format!("{chain:#}")))
     }
 
-    /// What an earlier snapshot held is deleted in the background: a moment is allowed, a leftover is not.
-    fn tmp_is_cleared(&self) -> Result<()> {
-        let by = std::time::Instant::now() + std::time::Duration::from_secs(10);
-        loop {
-            let left = fs::read_dir(self.folder.path().join("store/images/tmp"))?.count();
-            if left == 0 {
-                return Ok(());
-            }
-            ensure!(std::time::Instant::now() < by, "{left} things are left in tmp");
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
+    fn unfinished(&self) -> Result<usize> {
+        Ok(fs::read_dir(self.folder.path().join("store/images/tmp"))?.count())
     }
 
     /// One file of the image's root file system.
@@ -82,6 +73,12 @@ impl World {
             let snapshot = self.store.prepare_snapshot("reader", image).await?;
             let content = fs::read(snapshot.root.join(file));
             self.store.remove_snapshot("reader").await?;
+            // What the snapshot held is deleted in the background of this runtime, which ends with this block.
+            let by = std::time::Instant::now() + std::time::Duration::from_secs(10);
+            while self.unfinished()? > 0 {
+                ensure!(std::time::Instant::now() < by, "the snapshot's files are still there");
+                tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+            }
             Ok(content?)
         })?
     }
