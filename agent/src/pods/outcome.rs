@@ -7,12 +7,13 @@ use k8s_openapi::api::core::v1::{Pod, PodStatus};
 
 use super::backoff::{self, Limits, signed};
 use super::containers;
-use super::execute::{Done, Failed, chain};
+use super::execute::{Done, Failed};
 use super::life::Event;
 use super::plan::Kept;
 use super::roles;
 use super::step::{Job, Progress, Trouble};
 use super::tools::Tools;
+use crate::errors::chain;
 use crate::events::EventType;
 use crate::images::ImageError;
 

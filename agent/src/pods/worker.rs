@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::backoff::{self, Limits, signed};
-use super::execute::{self, Done};
+use super::execute::Done;
 use super::life::{self, Event, Life};
 use super::mailbox::{Mailbox, Want, Wish};
 use super::memory::{Note, Remembered};
@@ -26,6 +26,7 @@ use super::status::{self, StatusInputs};
 use super::step::{Job, Progress, Step};
 use super::tools::Tools;
 use crate::container::pod_name_for_messages;
+use crate::errors::chain;
 use crate::events::EventType;
 use crate::names::PodUid;
 use crate::observe::{self, Observed};
@@ -196,8 +197,8 @@ impl Worker {
                 self.hear_last_words();
             }
             Err(error) => {
-                warn!(pod = %self.uid, error = execute::chain(&error), "looking at a pod");
-                let text = format!("error determining status: {}", execute::chain(&error));
+                warn!(pod = %self.uid, error = chain(&error), "looking at a pod");
+                let text = format!("error determining status: {}", chain(&error));
                 self.tools.say(&self.want.pod, EventType::Warning, "FailedSync", text);
                 self.seen_is_true = false;
             }
@@ -326,8 +327,8 @@ impl Worker {
                 true
             }
             Ok(Err(error)) => {
-                error!(pod = %self.uid, error = execute::chain(&error), "remembering a pod; nothing new is begun");
-                self.tools.say(&self.want.pod, EventType::Warning, "FailedSync", execute::chain(&error));
+                error!(pod = %self.uid, error = chain(&error), "remembering a pod; nothing new is begun");
+                self.tools.say(&self.want.pod, EventType::Warning, "FailedSync", chain(&error));
                 false
             }
             // Only when the agent itself ends.

@@ -1,6 +1,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::errors::chain;
 use crate::fields::FieldError;
 use crate::names::ObjectName;
 
@@ -97,7 +98,7 @@ pub enum SetUpError {
     #[error("{0}")]
     Unsupported(String),
     /// Several sources of a projected volume failed.
-    #[error("{}", .0.iter().map(|error| Chain(error).to_string()).collect::<Vec<_>>().join("; "))]
+    #[error("{}", .0.iter().map(|error| chain(error)).collect::<Vec<_>>().join("; "))]
     Several(Vec<SetUpError>),
     /// The disk or the kernel.
     #[error("{what} {}", path.display())]
@@ -122,22 +123,7 @@ impl VolumeError {
     pub fn for_people(&self) -> String {
         match self {
             Self::SubPath { .. } => self.to_string(),
-            _ => Chain(self).to_string(),
+            _ => chain(self),
         }
-    }
-}
-
-/// An error with its causes, in one line.
-struct Chain<'a>(&'a dyn std::error::Error);
-
-impl std::fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
     }
 }

@@ -118,18 +118,6 @@ impl Job {
     }
 }
 
-/// An error with its causes in one line.
-pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
 /// What is left until `deadline`.
 pub(super) fn left(deadline: Timestamp) -> std::time::Duration {
     deadline.duration_since(Timestamp::now()).try_into().unwrap_or(std::time::Duration::ZERO)

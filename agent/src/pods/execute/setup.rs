@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use cri_proto::{Deadline, v1};
 
-use super::{Failed, Job, chain};
+use super::{Failed, Job};
 use crate::container::dns::{DnsWarning, resolver};
 use crate::container::hostname::hostname;
 use crate::container::{ImageFacts, SandboxInputs, logs, sandbox_config};
+use crate::errors::chain;
 use crate::events::EventType::{Normal, Warning};
 use crate::images::{ImageError, Policy, Pulled, keyring};
 use crate::pods::roles;

@@ -7,12 +7,13 @@ use cri_proto::{Kind, v1};
 use k8s_openapi::api::core::v1::Container;
 
 use super::setup::make_dir;
-use super::{Failed, Job, chain};
+use super::{Failed, Job};
 use crate::container::env::{EnvInputs, env};
 use crate::container::hostname::hostname;
 use crate::container::hosts::hosts_file;
 use crate::container::mounts::{OwnFiles, Source, mounts, sub_path};
 use crate::container::{ContainerInputs, container_config, logs, on_host_network};
+use crate::errors::chain;
 use crate::events::EventType::{Normal, Warning};
 use crate::pods::roles;
 use crate::pods::step::Start;

@@ -1,7 +1,8 @@
 use std::io;
 
-use super::{Failed, Job, chain};
+use super::{Failed, Job};
 use crate::container::logs;
+use crate::errors::chain;
 use crate::events::EventType::Warning;
 use crate::observe;
 use crate::pods::life::Undo;
