@@ -6,7 +6,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use runtime::images::{Digest, ImageStore, RegistryConfig};
@@ -115,9 +115,11 @@ fn a_store_whose_process_is_killed_keeps_its_word_and_nothing_else() -> Result<(
         let checked = runtime.block_on(check(&store, folder.path(), &said));
         runtime.block_on(clear(&store))?;
         checked.with_context(|| format!("round {round}: killed {then} µs after line {lines}: {said:?}"))?;
-        let left = ["images/layers", "images/records", "images/tmp", "snapshots"]
-            .map(|f| count(&folder.path().join("store").join(f)));
-        assert_eq!(left, [0; 4], "round {round}: layers, records, temporary things, snapshots");
+        assert_eq!(
+            left_after_deletions(folder.path()),
+            [0; 4],
+            "round {round}: layers, records, temporary things, snapshots"
+        );
     }
     Ok(())
 }
@@ -149,6 +151,17 @@ async fn clear(store: &ImageStore) -> Result<()> {
         store.remove(&image.id.to_string()).await?;
     }
     Ok(())
+}
+
+/// What a container wrote is deleted after its removal was answered: it is waited for, for ten seconds at most.
+fn left_after_deletions(root: &Path) -> [usize; 4] {
+    let left =
+        || ["images/layers", "images/records", "images/tmp", "snapshots"].map(|f| count(&root.join("store").join(f)));
+    let end = Instant::now() + Duration::from_secs(10);
+    while left() != [0; 4] && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    left()
 }
 
 fn count(folder: &Path) -> usize {
