@@ -1,7 +1,7 @@
 //! `longshore run`: the whole agent in the foreground, with manifests as its source.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -236,16 +236,24 @@ async fn import(given: &[String], runtime: &Embedded) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Tells each problem with a manifest once, when it appears.
+/// Tells each problem with a manifest, and each note, once, when it appears.
 async fn tell_problems(mut desired: watch::Receiver<Arc<Desired>>, recorder: Recorder) {
-    let mut told = Vec::new();
+    let (mut told, mut noted) = (Vec::new(), Vec::new());
     loop {
-        let problems = desired.borrow_and_update().problems.clone();
+        let Desired { problems, notes, .. } = (**desired.borrow_and_update()).clone();
+        let tell = |file: &Path, kind: EventType, reason: &str, message: String| {
+            let about = About::Manifest { file: file.display().to_string() };
+            recorder.record(about, kind, reason, message, Timestamp::now());
+        };
         for problem in problems.iter().filter(|problem| !told.contains(*problem)) {
-            let about = About::Manifest { file: problem.file.display().to_string() };
-            recorder.record(about, EventType::Warning, "InvalidManifest", problem.to_string(), Timestamp::now());
+            tell(&problem.file, EventType::Warning, "InvalidManifest", problem.to_string());
         }
-        told = problems;
+        for note in notes.iter().filter(|note| !noted.contains(*note)) {
+            let (kind, reason) =
+                if note.warning { (EventType::Warning, "NotEnforced") } else { (EventType::Normal, "NoEffect") };
+            tell(&note.file, kind, reason, note.message.clone());
+        }
+        (told, noted) = (problems, notes);
         if desired.changed().await.is_err() {
             return;
         }

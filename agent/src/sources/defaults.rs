@@ -1,9 +1,10 @@
 //! What the API server would fill in: nothing behind this has to know a default.
 
 use k8s_openapi::api::core::v1::{
-    Container, EnvVar, HTTPGetAction, Lifecycle, ObjectFieldSelector, Pod, PodSpec, Probe, ProjectedVolumeSource,
-    ResourceRequirements, Service, Toleration, Volume,
+    Container, EnvVar, HTTPGetAction, Lifecycle, ObjectFieldSelector, PersistentVolume, PersistentVolumeClaim, Pod,
+    PodSpec, Probe, ProjectedVolumeSource, ResourceRequirements, Service, Toleration, Volume,
 };
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 const FILE_MODE: i32 = 0o644;
 
@@ -152,6 +153,34 @@ pub(super) fn service(service: &mut Service) {
         or(&mut port.protocol, "TCP");
         let same = k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::Int(port.port);
         port.target_port.get_or_insert(same);
+    }
+}
+
+/// Fills in a PersistentVolume.
+pub(super) fn persistent_volume(volume: &mut PersistentVolume) {
+    // It has no namespace, and people write one.
+    volume.metadata.namespace = None;
+    let Some(spec) = &mut volume.spec else { return };
+    or(&mut spec.persistent_volume_reclaim_policy, "Retain");
+    or(&mut spec.volume_mode, "Filesystem");
+    if let Some(source) = &mut spec.host_path {
+        or(&mut source.type_, "");
+    }
+}
+
+/// Fills in a PersistentVolumeClaim.
+pub(super) fn claim(claim: &mut PersistentVolumeClaim) {
+    or(&mut claim.metadata.namespace, "default");
+    let Some(spec) = &mut claim.spec else { return };
+    or(&mut spec.volume_mode, "Filesystem");
+}
+
+/// Fills in an EndpointSlice.
+pub(super) fn endpoint_slice(slice: &mut EndpointSlice) {
+    or(&mut slice.metadata.namespace, "default");
+    for port in slice.ports.iter_mut().flatten() {
+        or(&mut port.name, "");
+        or(&mut port.protocol, "TCP");
     }
 }
 

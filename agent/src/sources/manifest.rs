@@ -1,19 +1,24 @@
 //! One file's bytes become objects and problems. Pure: what the file was called and what it held is all there is.
 
+mod kinds;
+
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::node::v1::RuntimeClass;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::de::DeserializeOwned;
 
-use super::{ManifestProblem, defaults, identity, validate};
+use self::kinds::Meaning;
+use super::{ManifestNote, ManifestProblem, defaults, identity, validate};
 use crate::names::{ObjectName, PodUid};
 use crate::yaml::{self, Kind, Mistake, Node};
 
 /// Larger files are refused: the kubelet's limit.
 pub(super) const LARGEST_FILE: u64 = 10 << 20;
-
-const KINDS: &[&str] = &["Pod", "ConfigMap", "Secret", "Service", "List"];
 
 /// One object of a file, checked, with its defaults.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,6 +40,10 @@ pub(super) enum Object {
     ConfigMap(ConfigMap),
     Secret(Secret),
     Service(Box<Service>),
+    PersistentVolume(Box<PersistentVolume>),
+    PersistentVolumeClaim(Box<PersistentVolumeClaim>),
+    RuntimeClass(Box<RuntimeClass>),
+    EndpointSlice(Box<EndpointSlice>),
 }
 
 impl Object {
@@ -44,6 +53,23 @@ impl Object {
             Self::ConfigMap(_) => "ConfigMap",
             Self::Secret(_) => "Secret",
             Self::Service(_) => "Service",
+            Self::PersistentVolume(_) => "PersistentVolume",
+            Self::PersistentVolumeClaim(_) => "PersistentVolumeClaim",
+            Self::RuntimeClass(_) => "RuntimeClass",
+            Self::EndpointSlice(_) => "EndpointSlice",
+        }
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        match self {
+            Self::Pod(_, pod) => &pod.metadata,
+            Self::ConfigMap(map) => &map.metadata,
+            Self::Secret(secret) => &secret.metadata,
+            Self::Service(service) => &service.metadata,
+            Self::PersistentVolume(volume) => &volume.metadata,
+            Self::PersistentVolumeClaim(claim) => &claim.metadata,
+            Self::RuntimeClass(class) => &class.metadata,
+            Self::EndpointSlice(slice) => &slice.metadata,
         }
     }
 }
@@ -60,6 +86,7 @@ impl fmt::Debug for Object {
 pub(super) struct Content {
     pub manifests: Vec<Manifest>,
     pub problems: Vec<ManifestProblem>,
+    pub notes: Vec<ManifestNote>,
 }
 
 /// Reads a file's content; `file` is absolute, `node` is this node's name.
@@ -69,13 +96,15 @@ pub(super) fn read(file: &Path, bytes: &[u8], node: &str) -> Content {
         content.problems.push(ManifestProblem::whole(file, "is not text: manifests are YAML or JSON in UTF-8"));
         return content;
     };
+    let mut idle = BTreeSet::new();
     for (index, document) in yaml::documents(text).into_iter().enumerate() {
         let place = Place { file, node, document: index + 1, within: String::new() };
         match document {
-            Ok(root) => place.document(root, &mut content),
+            Ok(root) => place.document(root, &mut content, &mut idle),
             Err(broken) => content.problems.push(place.problem(broken.line, String::new(), broken.message)),
         }
     }
+    content.notes = kinds::notes(file, &idle);
     content
 }
 
@@ -101,10 +130,11 @@ impl Place<'_> {
         }
     }
 
-    fn document(&self, root: Node, content: &mut Content) {
+    fn document(&self, root: Node, content: &mut Content, idle: &mut BTreeSet<&'static str>) {
         match self.kind(&root) {
-            Ok("List") => self.list(root, content),
-            Ok(kind) => match self.object(kind, root) {
+            Ok(Meaning::List) => self.list(root, content, idle),
+            Ok(Meaning::Idle(kind)) => drop(idle.insert(kind)),
+            Ok(Meaning::Object(kind)) => match self.object(kind, root) {
                 Ok(manifest) => content.manifests.push(manifest),
                 Err(problems) => content.problems.extend(problems),
             },
@@ -112,36 +142,24 @@ impl Place<'_> {
         }
     }
 
-    fn kind(&self, root: &Node) -> Result<&'static str, ManifestProblem> {
+    fn kind(&self, root: &Node) -> Result<Meaning, ManifestProblem> {
         let problem = |node: Option<&Node>, field: &str, message: String| {
             Err(self.problem(node.map_or(root.line, |node| node.line), field.to_owned(), message))
         };
         if !matches!(root.kind, Kind::Map(_)) {
-            return problem(
-                None,
-                "",
-                "is no Kubernetes object; one begins with apiVersion: v1 and kind: Pod".to_owned(),
-            );
+            let message = "is no Kubernetes object; one begins with apiVersion: v1 and kind: Pod";
+            return problem(None, "", message.to_owned());
         }
-        let known = validate::and(KINDS);
-        let node = root.get("kind");
-        let Some(kind) = node.and_then(Node::as_str).filter(|kind| !kind.is_empty()) else {
-            return problem(node, "kind", format!("is missing; supported are {known}"));
-        };
-        let Some(found) = KINDS.iter().find(|known| **known == kind) else {
-            let message = match KINDS.iter().find(|known| known.eq_ignore_ascii_case(kind)) {
-                Some(meant) => format!("{kind:?} is not known; did you mean {meant}?"),
-                None => format!("{kind:?} is not supported on its own yet; supported are {known}"),
-            };
-            return problem(node, "kind", message);
-        };
-        match root.get("apiVersion") {
-            Some(version) if version.as_str() == Some("v1") => Ok(found),
-            version => problem(version, "apiVersion", format!("must be v1 for kind {found}")),
+        let (kind, version) = (root.get("kind"), root.get("apiVersion"));
+        let text = |node: Option<&Node>| node.and_then(Node::as_str).unwrap_or_default().to_owned();
+        match kinds::meaning(&text(kind), &text(version)) {
+            Ok(meaning) => Ok(meaning),
+            Err(kinds::Unknown::Kind(message)) => problem(kind, "kind", message),
+            Err(kinds::Unknown::Version(message)) => problem(version, "apiVersion", message),
         }
     }
 
-    fn list(&self, mut root: Node, content: &mut Content) {
+    fn list(&self, mut root: Node, content: &mut Content, idle: &mut BTreeSet<&'static str>) {
         let line = root.line;
         let items = root.get_mut("items").map(|items| std::mem::replace(&mut items.kind, Kind::List(Vec::new())));
         let Some(Kind::List(items)) = items else {
@@ -154,11 +172,13 @@ impl Place<'_> {
         for (index, item) in items.into_iter().enumerate() {
             let within = format!("{}items[{index}].", self.within);
             // A List in a List is legal; the parser bounds how deep.
-            Place { within, ..*self }.document(item, content);
+            Place { within, ..*self }.document(item, content, idle);
         }
     }
 
     fn object(&self, kind: &'static str, mut root: Node) -> Result<Manifest, Vec<ManifestProblem>> {
+        // What was exported from a cluster brings its former life along.
+        drop_field(&mut root, "status");
         let object = match kind {
             "Pod" => self.pod(&mut root)?,
             "ConfigMap" => {
@@ -168,28 +188,38 @@ impl Place<'_> {
                 Object::ConfigMap(with_namespace(map))
             }
             "Secret" => self.secret(&mut root)?,
-            _ => {
-                drop_field(&mut root, "status");
-                let mut service: Service = self.decode(&root, false)?;
-                defaults::service(&mut service);
-                self.checked(&root, validate::service(&service))?;
-                Object::Service(Box::new(service))
+            "PersistentVolume" => {
+                Object::PersistentVolume(self.plain(&root, defaults::persistent_volume, validate::persistent_volume)?)
             }
+            "PersistentVolumeClaim" => {
+                Object::PersistentVolumeClaim(self.plain(&root, defaults::claim, validate::claim)?)
+            }
+            "RuntimeClass" => Object::RuntimeClass(self.plain(&root, |_| {}, validate::runtime_class)?),
+            "EndpointSlice" => {
+                Object::EndpointSlice(self.plain(&root, defaults::endpoint_slice, validate::endpoint_slice)?)
+            }
+            _ => Object::Service(self.plain(&root, defaults::service, validate::service)?),
         };
-        let meta = match &object {
-            Object::Pod(_, pod) => &pod.metadata,
-            Object::ConfigMap(map) => &map.metadata,
-            Object::Secret(secret) => &secret.metadata,
-            Object::Service(service) => &service.metadata,
-        };
+        let meta = object.meta();
         let namespace = meta.namespace.clone().unwrap_or_default();
         let name = ObjectName::new(namespace, meta.name.clone().unwrap_or_default());
         Ok(Manifest { document: self.document, line: root.line, name, object })
     }
 
+    /// Decoded, filled in, checked.
+    fn plain<T: DeserializeOwned>(
+        &self,
+        root: &Node,
+        fill: impl FnOnce(&mut T),
+        check: impl FnOnce(&T) -> Vec<(String, String)>,
+    ) -> Result<Box<T>, Vec<ManifestProblem>> {
+        let mut object: T = self.decode(root, false)?;
+        fill(&mut object);
+        self.checked(root, check(&object))?;
+        Ok(Box::new(object))
+    }
+
     fn pod(&self, root: &mut Node) -> Result<Object, Vec<ManifestProblem>> {
-        // A pod that was exported from a cluster brings its former life along.
-        drop_field(root, "status");
         let mut pod: Pod = self.decode(root, false)?;
         pod.metadata.uid = None;
         let uid = identity::uid(&pod, self.node, self.file);

@@ -16,7 +16,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::node::v1::RuntimeClass;
 
 use crate::names::{ObjectName, PodUid};
 
@@ -31,6 +33,8 @@ pub struct Desired {
     pub objects: Objects,
     /// What is wrong with manifests; the others run on.
     pub problems: Vec<ManifestProblem>,
+    /// What is right but does nothing here.
+    pub notes: Vec<ManifestNote>,
 }
 
 /// Objects that pods refer to by name.
@@ -42,6 +46,14 @@ pub struct Objects {
     pub secrets: BTreeMap<ObjectName, Arc<Secret>>,
     /// Services.
     pub services: BTreeMap<ObjectName, Arc<Service>>,
+    /// PersistentVolumes, by name: they have no namespace.
+    pub persistent_volumes: BTreeMap<String, Arc<PersistentVolume>>,
+    /// PersistentVolumeClaims.
+    pub persistent_volume_claims: BTreeMap<ObjectName, Arc<PersistentVolumeClaim>>,
+    /// RuntimeClasses, by name: they have no namespace.
+    pub runtime_classes: BTreeMap<String, Arc<RuntimeClass>>,
+    /// EndpointSlices as manifests give them: for Services without a selector.
+    pub endpoint_slices: BTreeMap<ObjectName, Arc<EndpointSlice>>,
 }
 
 impl fmt::Debug for Objects {
@@ -51,6 +63,10 @@ impl fmt::Debug for Objects {
             .field("config_maps", &self.config_maps.keys())
             .field("secrets", &self.secrets.keys())
             .field("services", &self.services.keys())
+            .field("persistent_volumes", &self.persistent_volumes.keys())
+            .field("persistent_volume_claims", &self.persistent_volume_claims.keys())
+            .field("runtime_classes", &self.runtime_classes.keys())
+            .field("endpoint_slices", &self.endpoint_slices.keys())
             .finish()
     }
 }
@@ -75,6 +91,17 @@ impl ManifestProblem {
     fn whole(file: &Path, message: impl Into<String>) -> Self {
         Self { file: file.to_owned(), document: 0, line: None, field: None, message: message.into() }
     }
+}
+
+/// Something in a manifest that is right, and does nothing on a node of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManifestNote {
+    /// The file.
+    pub file: PathBuf,
+    /// What has no effect.
+    pub message: String,
+    /// Whoever wrote it may believe to be safe, and is not.
+    pub warning: bool,
 }
 
 impl fmt::Display for ManifestProblem {

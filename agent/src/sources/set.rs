@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::manifest::{Content, Manifest, Object};
-use super::{Desired, ManifestProblem, Objects};
+use super::{Desired, ManifestProblem};
 use crate::names::{ObjectName, PodUid};
 
 /// Kind, namespace and name: what may exist once.
@@ -44,7 +44,7 @@ impl Set {
     /// A file cannot be read: what it held stays.
     pub(super) fn unreadable(&mut self, file: &Path, message: String) {
         let problems = vec![ManifestProblem::whole(file, message)];
-        self.put(file, Content { manifests: Vec::new(), problems });
+        self.put(file, Content { problems, ..Content::default() });
     }
 
     /// A file is gone, and with it what it held.
@@ -64,6 +64,7 @@ impl Set {
         problems.extend(self.files.values().flat_map(|content| content.problems.iter().cloned()));
         problems.sort_by(|a, b| (&a.file, a.document, a.line).cmp(&(&b.file, b.document, b.line)));
         desired.problems = problems;
+        desired.notes = self.files.values().flat_map(|content| content.notes.iter().cloned()).collect();
         self.owners = owners;
         seen.retain(|uid, _| desired.pods.contains_key(uid));
         self.seen = seen;
@@ -98,7 +99,7 @@ fn add(
     now: Timestamp,
 ) {
     let name = manifest.name.clone();
-    let Objects { config_maps, secrets, services } = &mut desired.objects;
+    let (old, objects) = (&last.objects, &mut desired.objects);
     match &manifest.object {
         Object::Pod(uid, pod) => {
             // The uid is a hash of the content.
@@ -106,13 +107,17 @@ fn add(
             let pod = same.unwrap_or_else(|| first_seen(pod, *seen.entry(uid.clone()).or_insert(now)));
             desired.pods.insert(uid.clone(), pod);
         }
-        Object::ConfigMap(map) => {
-            drop(config_maps.insert(name.clone(), kept(last.objects.config_maps.get(&name), map)))
+        Object::ConfigMap(map) => keep(&old.config_maps, &mut objects.config_maps, name, map),
+        Object::Secret(secret) => keep(&old.secrets, &mut objects.secrets, name, secret),
+        Object::Service(service) => keep(&old.services, &mut objects.services, name, service),
+        Object::PersistentVolume(volume) => {
+            keep(&old.persistent_volumes, &mut objects.persistent_volumes, name.name, volume);
         }
-        Object::Secret(secret) => drop(secrets.insert(name.clone(), kept(last.objects.secrets.get(&name), secret))),
-        Object::Service(service) => {
-            drop(services.insert(name.clone(), kept(last.objects.services.get(&name), service.as_ref())));
+        Object::PersistentVolumeClaim(claim) => {
+            keep(&old.persistent_volume_claims, &mut objects.persistent_volume_claims, name, claim);
         }
+        Object::RuntimeClass(class) => keep(&old.runtime_classes, &mut objects.runtime_classes, name.name, class),
+        Object::EndpointSlice(slice) => keep(&old.endpoint_slices, &mut objects.endpoint_slices, name, slice),
     }
 }
 
@@ -127,11 +132,13 @@ fn key(manifest: &Manifest) -> Key {
     (manifest.object.kind(), manifest.name.clone())
 }
 
-fn kept<T: Clone + PartialEq>(old: Option<&Arc<T>>, new: &T) -> Arc<T> {
-    match old {
-        Some(old) if **old == *new => old.clone(),
-        _ => Arc::new(new.clone()),
-    }
+/// Puts `object` into `new`; where it is what it was, it is the same `Arc`.
+fn keep<K: Ord, T: Clone + PartialEq>(old: &BTreeMap<K, Arc<T>>, new: &mut BTreeMap<K, Arc<T>>, name: K, object: &T) {
+    let kept = match old.get(&name) {
+        Some(old) if **old == *object => old.clone(),
+        _ => Arc::new(object.clone()),
+    };
+    new.insert(name, kept);
 }
 
 fn taken(file: &Path, manifest: &Manifest, holder: (&PathBuf, &Manifest)) -> ManifestProblem {

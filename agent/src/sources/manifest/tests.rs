@@ -19,8 +19,8 @@ kind: ConfigMap
 metadata: {name: settings}
 data: {a: b}
 ---
-apiVersion: apps/v1
-kind: Deployment
+apiVersion: example.com/v1
+kind: Gadget
 metadata: {name: web}
 ---
 apiVersion: v1
@@ -55,10 +55,10 @@ status: {phase: Running}
         expect![[r#"
             ConfigMap default/settings (document 1)
             Pod shop/web (document 8)
-            /m/a.yaml: document 2, line 9: kind: "Deployment" is not supported on its own yet; supported are Pod, ConfigMap, Secret, Service and List
+            /m/a.yaml: document 2, line 9: kind: "Gadget" is not supported on its own yet; supported are Pod, ConfigMap, Secret, Service, PersistentVolume, PersistentVolumeClaim, RuntimeClass, EndpointSlice and List
             /m/a.yaml: document 3, line 13: kind: "pod" is not known; did you mean Pod?
             /m/a.yaml: document 4, line 16: apiVersion: must be v1 for kind Pod
-            /m/a.yaml: document 5, line 19: kind: is missing; supported are Pod, ConfigMap, Secret, Service and List
+            /m/a.yaml: document 5, line 19: kind: is missing; supported are Pod, ConfigMap, Secret, Service, PersistentVolume, PersistentVolumeClaim, RuntimeClass, EndpointSlice and List
             /m/a.yaml: document 6, line 21: is no Kubernetes object; one begins with apiVersion: v1 and kind: Pod
             /m/a.yaml: document 7, line 31: spec.containers[0].imgae: unknown field; did you mean image?
         "#]],
@@ -88,7 +88,7 @@ items:
         expect![[r#"
             Service default/web (document 1)
             /m/a.yaml: document 1, line 15: items[1].spec.ports[0].port: 99999 must be between 1 and 65535
-            /m/a.yaml: document 1, line 16: items[2].kind: "Node" is not supported on its own yet; supported are Pod, ConfigMap, Secret, Service and List
+            /m/a.yaml: document 1, line 16: items[2].kind: "Node" is not supported on its own yet; supported are Pod, ConfigMap, Secret, Service, PersistentVolume, PersistentVolumeClaim, RuntimeClass, EndpointSlice and List
         "#]],
     );
 }
@@ -147,4 +147,88 @@ fn every_example_is_fine() {
         }
     }
     assert!(read_some);
+}
+
+#[test]
+fn storage_classes_and_slices_are_read_with_their_defaults() {
+    check(
+        r#"apiVersion: v1
+kind: PersistentVolume
+metadata: {name: disk, namespace: ignored}
+spec:
+  capacity: {storage: 1Gi}
+  accessModes: [ReadWriteOnce]
+  hostPath: {path: /srv/disk}
+---
+apiVersion: v1
+kind: PersistentVolume
+metadata: {name: disk-2}
+spec: {accessModes: [ReadWriteMost], csi: {driver: a, volumeHandle: b}}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: data}
+spec:
+  accessModes: [ReadWriteOnce]
+  resources: {requests: {storage: 1Gi}}
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: data-2}
+spec: {}
+---
+apiVersion: node.k8s.io/v1
+kind: RuntimeClass
+metadata: {name: fast}
+handler: crun
+---
+apiVersion: v1
+kind: RuntimeClass
+metadata: {name: slow}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: outside, labels: {kubernetes.io/service-name: outside}}
+addressType: IPv4
+endpoints: [{addresses: [192.0.2.7]}]
+ports: [{port: 80}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: outside-2}
+addressType: IPv4
+endpoints: [{addresses: ["::1"]}]
+ports: [{port: 80000}]
+"#,
+        expect![[r#"
+            PersistentVolume /disk (document 1)
+            PersistentVolumeClaim default/data (document 3)
+            RuntimeClass /fast (document 5)
+            EndpointSlice default/outside (document 7)
+            /m/a.yaml: document 2, line 12: spec.capacity.storage: is missing
+            /m/a.yaml: document 2, line 12: spec.accessModes[0]: "ReadWriteMost" must be ReadWriteOnce, ReadOnlyMany, ReadWriteMany or ReadWriteOncePod
+            /m/a.yaml: document 2, line 12: spec: has no source that is supported on its own; hostPath, local and nfs are
+            /m/a.yaml: document 4, line 24: spec.accessModes: is missing; it lists ReadWriteOnce, ReadOnlyMany, ReadWriteMany or ReadWriteOncePod
+            /m/a.yaml: document 4, line 24: spec.resources.requests.storage: is missing
+            /m/a.yaml: document 6, line 31: apiVersion: must be node.k8s.io/v1 for kind RuntimeClass
+            /m/a.yaml: document 8, line 46: endpoints[0].addresses[0]: "::1" is no IPv4 address
+            /m/a.yaml: document 8, line 47: ports[0].port: must be between 1 and 65535
+        "#]],
+    );
+}
+
+#[test]
+fn kinds_that_only_a_control_plane_acts_on_are_noted_once_per_file() {
+    let text = "apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n---\nkind: Role\n---\nkind: Role\n---\n\
+                apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: deny}\n";
+    let content = read(Path::new("/m/a.yaml"), text.as_bytes(), "n1");
+    assert_eq!((content.manifests.len(), content.problems.len()), (0, 0));
+    let notes: Vec<_> = content.notes.iter().map(|note| (note.message.as_str(), note.warning)).collect();
+    assert_eq!(
+        notes,
+        [
+            ("/m/a.yaml: NetworkPolicy is NOT ENFORCED: pods reach each other freely", true),
+            ("/m/a.yaml: Namespace and Role have no effect on a node of its own", false)
+        ]
+    );
 }

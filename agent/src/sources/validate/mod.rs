@@ -8,9 +8,13 @@ mod pod;
 mod probe;
 mod resources;
 mod security;
+mod slices;
+mod storage;
 mod volume;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::node::v1::RuntimeClass;
 
 /// What is wrong with one manifest, field by field.
 #[derive(Debug, Default)]
@@ -92,6 +96,44 @@ pub(super) fn service(service: &Service) -> Vec<(String, String)> {
     let mut report = Report::default();
     names::object(&service.metadata, &mut report);
     objects::service(service, &mut report);
+    report.found
+}
+
+/// Problems of a PersistentVolume whose defaults are applied.
+pub(super) fn persistent_volume(volume: &PersistentVolume) -> Vec<(String, String)> {
+    let mut report = Report::default();
+    names::object(&volume.metadata, &mut report);
+    storage::persistent_volume(volume, &mut report);
+    report.found
+}
+
+/// Problems of a PersistentVolumeClaim whose defaults are applied.
+pub(super) fn claim(claim: &PersistentVolumeClaim) -> Vec<(String, String)> {
+    let mut report = Report::default();
+    names::object(&claim.metadata, &mut report);
+    match &claim.spec {
+        Some(spec) => storage::claim(spec, "spec", &mut report),
+        None => report.add("spec", "is missing; it needs at least accessModes and resources.requests.storage"),
+    }
+    report.found
+}
+
+/// Problems of a RuntimeClass.
+pub(super) fn runtime_class(class: &RuntimeClass) -> Vec<(String, String)> {
+    let mut report = Report::default();
+    names::object(&class.metadata, &mut report);
+    match class.handler.as_str() {
+        "" => report.add("handler", "is missing"),
+        handler => names::label(handler, "handler", &mut report),
+    }
+    report.found
+}
+
+/// Problems of an EndpointSlice whose defaults are applied.
+pub(super) fn endpoint_slice(slice: &EndpointSlice) -> Vec<(String, String)> {
+    let mut report = Report::default();
+    names::object(&slice.metadata, &mut report);
+    slices::endpoint_slice(slice, &mut report);
     report.found
 }
 
