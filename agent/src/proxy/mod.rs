@@ -4,9 +4,13 @@
 //! `endpoints` finds the pods their selectors name.
 
 pub mod addresses;
+mod compile; // snapshots as models
 mod endpoints;
 mod kernel;
 mod model;
+pub mod rows; // a Service for a family, without endpoints
+mod slice; // EndpointSlices and Endpoints as endpoints
+mod snapshot; // what every source publishes
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -28,7 +32,10 @@ use crate::sources::Desired;
 use crate::view::{PodView, PodViews};
 use kernel::Kernel;
 
+pub use compile::model_of;
 pub use endpoints::ready_count;
+pub use slice::{Group, Slice, SliceAddress, SlicePort};
+pub use snapshot::{NodeFacts, Snapshot, Snapshots};
 
 /// Changes that come together become one transaction; a person does not see the wait.
 const GATHER: Duration = Duration::from_millis(10);
