@@ -4,8 +4,9 @@
 //! Calls of one address family must come one after the other, as kube-proxy's do: the programs lock each
 //! other out anyway.
 
-use crate::iptables::{Table, Tables, TablesError, Transaction};
+use crate::iptables::{Count, Table, Tables, TablesError, Transaction, counts};
 use crate::{Family, ServicePortName};
+use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
@@ -120,7 +121,15 @@ impl Iptables {
     /// # Errors
     /// If there are none, they are too old, or do not answer.
     pub fn find(family: Family) -> Result<Self, ApplyError> {
-        let programs = find::programs(family)?;
+        Self::of(family, find::programs(family)?)
+    }
+
+    /// The programs of every back end that is installed and answers: rules may be in each of them.
+    pub fn every(family: Family) -> Vec<Self> {
+        find::every(family).into_iter().filter_map(|programs| Self::of(family, programs).ok()).collect()
+    }
+
+    fn of(family: Family, programs: find::Programs) -> Result<Self, ApplyError> {
         let (version, backend) = version::ask(programs.iptables)?;
         Ok(Self { family, programs, version, backend })
     }
@@ -177,5 +186,14 @@ impl Iptables {
         let arguments: &[&str] = arguments.as_ref().map_or(&[], |arguments| arguments);
         let output = run::Command::new(self.programs.save, arguments).run_well(SAVE_DEADLINE, LONG_OUTPUT)?;
         Ok(Tables::parse(self.family, &output)?)
+    }
+
+    /// What came for each service port, by its name: see [`counts`]. Lists the whole nat table.
+    ///
+    /// # Errors
+    /// If the program failed or took too long.
+    pub fn counts(&self) -> Result<BTreeMap<String, Count>, ApplyError> {
+        let arguments = ["-c", "-t", Table::Nat.as_str()];
+        Ok(counts(&run::Command::new(self.programs.save, &arguments).run_well(SAVE_DEADLINE, LONG_OUTPUT)?))
     }
 }

@@ -1,6 +1,7 @@
 //! The iptables back end: rules, chains, rulesets, and what leads from one ruleset to the next.
 
 mod chain; // tables, chains, the rule builder
+mod counters; // what came for each service port
 mod dispatch; // the chains in which every service has rules
 mod fake; // tables that take transactions like the kernel
 mod fixed; // rules that are there without any service
@@ -12,6 +13,7 @@ mod tables; // what is in the kernel, as iptables-save prints it
 mod transaction; // from one ruleset to the next
 
 pub use chain::{Chain, ChainName, Rule, Table};
+pub use counters::{Count, counts};
 pub use dispatch::Dispatch;
 pub use fake::{Fake, Refused};
 pub(crate) use fixed::block_localnet;

@@ -13,7 +13,7 @@ use netfilter::{
     Endpoint, Family, LocalTraffic, Model, NodeConfig, Protocol, Ruleset, ServicePort, ServicePortName, Transaction,
 };
 
-use crate::pod_network::{NEIGHBOUR, NODE, Netns, Wire};
+use crate::pod_network::{NEIGHBOUR, NODE, Netns, Wire, can_run};
 
 /// Addresses that lead to the node from outside: service addresses and those of load balancers.
 const ROUTED: [&str; 2] = ["10.96.0.0/16", "203.0.113.0/24"];
@@ -162,6 +162,11 @@ impl World {
         Ok(self.node.run(|| self.iptables().save(None))??)
     }
 
+    /// What the node adds to the rules.
+    pub fn config(&self) -> &NodeConfig {
+        &self.config
+    }
+
     /// What the kernel was told last, for iptables.
     pub fn ruleset(&self) -> &Ruleset {
         self.with_iptables().1
@@ -243,4 +248,32 @@ pub fn service(address: &str, pods: &[u8]) -> Result<ServicePort> {
 /// It is 0.
 pub fn port(number: u16) -> Result<NonZeroU16> {
     NonZeroU16::new(number).context("port 0")
+}
+
+/// Packets must not notice which of the three ways the rules are written.
+///
+/// # Panics
+/// When the test fails.
+pub fn on_all(test: impl Fn(World) -> Result<()>) {
+    if can_run() {
+        on_both(&test);
+        told("nftables", World::with_nftables().and_then(test));
+    }
+}
+
+/// Both back ends of iptables.
+///
+/// # Panics
+/// When the test fails.
+pub fn on_both(test: impl Fn(World) -> Result<()>) {
+    if can_run() {
+        told("iptables-nft", World::new().and_then(&test));
+        told("iptables-legacy", World::with_legacy_tables().and_then(&test));
+    }
+}
+
+fn told(way: &str, result: Result<()>) {
+    if let Err(error) = result {
+        panic!("with {way}: {error:?}");
+    }
 }

@@ -3,8 +3,10 @@
 mod client;
 mod exec;
 mod live;
+mod proxy;
 mod render;
 mod run;
+mod services;
 mod table;
 mod talk;
 
@@ -38,6 +40,8 @@ enum Command {
     Ps(talk::PsArgs),
     /// Print a container's log.
     Logs(talk::LogsArgs),
+    /// List services, where they answer and what came for them.
+    Services(services::ServicesArgs),
     /// Run a command in a container.
     Exec(talk::ExecArgs),
     /// Print what happened.
@@ -50,6 +54,8 @@ enum Command {
     Pull(talk::PullArgs),
     /// Stop pods, or without a name the agent with all of its pods.
     Stop(talk::StopArgs),
+    /// The rules of Services: print them, remove them. Needs no agent.
+    Proxy(proxy::ProxyArgs),
 }
 
 /// Parses the command line and does what it says.
@@ -67,14 +73,21 @@ pub fn main() -> anyhow::Result<ExitCode> {
             Command::Run(args) => run::run(*args, run_dir).await,
             Command::Ps(args) => talk::ps(&agent, args).await,
             Command::Logs(args) => talk::logs(&agent, args).await,
+            Command::Services(args) => services::services(&agent, args).await,
             Command::Exec(args) => talk::exec(&agent, args).await,
             Command::Events(args) => talk::events(&agent, args).await,
             Command::Images(args) => talk::images(&agent, args).await,
             Command::Import(args) => talk::import(&agent, args).await,
             Command::Pull(args) => talk::pull(&agent, args).await,
             Command::Stop(args) => talk::stop(&agent, args).await,
+            Command::Proxy(args) => proxy::run(&args),
         }
     })
+}
+
+/// This machine's name, as nodes are called after it.
+fn host_name() -> String {
+    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default().to_lowercase()
 }
 
 #[cfg(test)]

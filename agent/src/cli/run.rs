@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::live;
+use super::{host_name, live};
 use crate::config::{Config, Draft};
 use crate::errors::chain;
 use crate::events::{About, EventType, Recorder};
@@ -115,7 +115,8 @@ pub(super) async fn run(args: RunArgs, run_dir: PathBuf) -> anyhow::Result<ExitC
     let handle = node.handle();
 
     let asked_to_stop = CancellationToken::new();
-    let surface = surface(&handle, &runtime, &config, asked_to_stop.clone());
+    let (shown_services, services) = watch::channel(Arc::default());
+    let surface = surface(&handle, &runtime, &config, services, asked_to_stop.clone());
     let (run, token) = (config.dirs.run.clone(), stop.clone());
     tasks.push(tokio::spawn(async move { report(server::serve(surface, &run, token), "the agent's socket").await }));
     if let Some(socket) = args.cri_socket.clone() {
@@ -132,7 +133,7 @@ pub(super) async fn run(args: RunArgs, run_dir: PathBuf) -> anyhow::Result<ExitC
             pod_cidr: config.network.pod_cidr,
         };
         let (desired, views) = (desired.clone(), handle.views.clone());
-        tokio::spawn(proxy::run(desired, views, settings, recorder.clone(), proxy_stop.clone()))
+        tokio::spawn(proxy::run(desired, views, settings, recorder.clone(), shown_services, proxy_stop.clone()))
     });
     let shown = tokio::spawn(live::show(handle.views.clone(), recorder.clone(), service_lines(&desired, &handle)));
 
@@ -198,10 +199,6 @@ fn config(args: &RunArgs, run: PathBuf) -> anyhow::Result<Config> {
         let lines: Vec<_> = bad.iter().map(ToString::to_string).collect();
         anyhow::anyhow!("these settings cannot be used:\n  {}", lines.join("\n  "))
     })
-}
-
-fn host_name() -> String {
-    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default().to_lowercase()
 }
 
 fn options(args: &RunArgs, config: &Config) -> anyhow::Result<Options> {
@@ -280,8 +277,15 @@ fn with_addresses(
     (receiver, task)
 }
 
-fn surface(handle: &Handle, runtime: &Arc<Embedded>, config: &Config, stop: CancellationToken) -> Surface {
+fn surface(
+    handle: &Handle,
+    runtime: &Arc<Embedded>,
+    config: &Config,
+    services: watch::Receiver<Arc<proxy::Listed>>,
+    stop: CancellationToken,
+) -> Surface {
     Surface {
+        services,
         views: handle.views.clone(),
         recorder: handle.recorder.clone(),
         runtime: runtime.clone(),

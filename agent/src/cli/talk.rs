@@ -22,7 +22,7 @@ use crate::view::{PodView, human};
 
 /// How a list is printed.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Format {
+pub(super) enum Format {
     /// As JSON, as the Kubernetes API would answer.
     Json,
 }

@@ -1,24 +1,19 @@
 //! The kernel's rules of this node, and the right to change them.
 
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener};
-
 use netfilter::apply::{ApplyError, Iptables};
 use netfilter::iptables::Jump;
 use netfilter::{Family, Model, Ruleset, Transaction};
 use tokio::task::{JoinError, spawn_blocking};
 
 use super::Settings;
-
-/// Abstract sockets belong to a network namespace, as rules do: who holds this name owns the KUBE- chains.
-const OWNER: &str = "longshore-proxy";
+use super::owner::{Owner, Taken};
 
 /// Why the rules could not be changed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum KernelError {
     /// Another agent works on the same chains.
-    #[error("another longshore already programs the Services of this machine; run this one without Services")]
-    Taken(#[source] std::io::Error),
+    #[error(transparent)]
+    Taken(#[from] Taken),
     /// iptables refused.
     #[error("programming Services")]
     Apply(#[from] ApplyError),
@@ -32,15 +27,14 @@ pub(super) struct Kernel {
     iptables: Iptables,
     settings: Settings,
     rules: Ruleset,
-    _owner: UnixListener,
+    _owner: Owner,
 }
 
 impl Kernel {
     /// Takes the chains over, whoever wrote what is in them.
     pub(super) async fn open(settings: Settings) -> Result<Self, KernelError> {
         spawn_blocking(|| {
-            let address = SocketAddr::from_abstract_name(OWNER).map_err(KernelError::Taken)?;
-            let owner = UnixListener::bind_addr(&address).map_err(KernelError::Taken)?;
+            let owner = Owner::take()?;
             let iptables = Iptables::find(Family::V4)?;
             let node = settings.node_config(iptables.knows_random_fully());
             let rules = Ruleset::render(&Model::new(Family::V4), &node);

@@ -7,7 +7,9 @@ pub mod addresses;
 mod compile; // snapshots as models
 mod endpoints;
 mod kernel;
+mod listed; // what is programmed, for people to see
 mod model;
+pub mod owner; // who may change rules
 pub mod rows; // a Service for a family, without endpoints
 mod slice; // EndpointSlices and Endpoints as endpoints
 mod snapshot; // what every source publishes
@@ -34,6 +36,7 @@ use kernel::Kernel;
 
 pub use compile::model_of;
 pub use endpoints::ready_count;
+pub use listed::{Listed, PortRow, ServiceRow, rows as listed_rows};
 pub use slice::{Group, Slice, SliceAddress, SlicePort};
 pub use snapshot::{NodeFacts, Snapshot, Snapshots};
 
@@ -76,6 +79,7 @@ pub async fn run(
     mut views: PodViews,
     settings: Settings,
     recorder: Recorder,
+    shown: watch::Sender<Arc<Listed>>,
     stop: CancellationToken,
 ) {
     let mut kernel = None;
@@ -88,8 +92,9 @@ pub async fn run(
             Ok(()) = views.changed() => { due.get_or_insert_with(|| Instant::now() + GATHER); }
             () = wait_for(due) => {
                 let services = desired.borrow_and_update().objects.services.clone();
-                let model = whole_model(&services, &views.borrow_and_update(), &settings);
+                let model = whole_model(&services, &views.borrow_and_update());
                 due = None;
+                shown.send_replace(Arc::new(Listed { services: services.clone(), models: vec![model.clone()] }));
                 if last.as_ref() == Some(&model) || (kernel.is_none() && model.services().is_empty()) {
                     continue;
                 }
@@ -139,14 +144,10 @@ async fn apply(
     kernel.insert(opened).program(model).await
 }
 
-fn whole_model(
-    services: &BTreeMap<ObjectName, Arc<Service>>,
-    views: &BTreeMap<PodUid, PodView>,
-    settings: &Settings,
-) -> Model {
+fn whole_model(services: &BTreeMap<ObjectName, Arc<Service>>, views: &BTreeMap<PodUid, PodView>) -> Model {
     let mut model = Model::new(Family::V4);
     for (name, service) in services {
-        model::insert(&mut model, name, service, views, &settings.node_name);
+        model::insert(&mut model, name, service, views);
     }
     model
 }

@@ -8,6 +8,7 @@
 //! GET  /v1/events?follow=       Event lines    POST /v1/images/import         ImageLine lines
 //! GET  /v1/logs?…               text           POST /v1/images/pull           ImageLine lines
 //! POST /v1/exec                 ExecAnswer     POST /v1/stop                  Stopped
+//! GET  /v1/services             Services
 //! ```
 
 mod events;
@@ -16,6 +17,7 @@ mod images;
 mod log_file;
 mod logs;
 mod pods;
+mod services;
 
 use std::fs::Permissions;
 use std::io;
@@ -31,17 +33,20 @@ use axum::routing::{get, post};
 use cri_proto::Runtime;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::errors::chain;
 use crate::events::Recorder;
 use crate::names::ObjectName;
+use crate::proxy::Listed;
 use crate::view::PodViews;
 
 pub use exec::{ExecAnswer, ExecRequest};
 pub use images::{ImageLine, ImageRow, Images, ImportRequest, PullRequest};
 pub use pods::{PodRow, Pods};
 pub(crate) use pods::{StopRequest, Stopped};
+pub use services::Services;
 
 /// The socket's name in the run folder.
 pub const SOCKET: &str = "agent.sock";
@@ -54,6 +59,8 @@ const LARGEST_REQUEST: usize = 1 << 20;
 pub struct Surface {
     /// All pods.
     pub views: PodViews,
+    /// Services, as they were programmed last.
+    pub services: watch::Receiver<Arc<Listed>>,
     /// What happened.
     pub recorder: Recorder,
     /// Where containers live.
@@ -131,6 +138,7 @@ pub async fn serve(surface: Surface, run: &Path, stop: CancellationToken) -> Res
         .route("/v1/images/import", post(images::import))
         .route("/v1/images/pull", post(images::pull))
         .route("/v1/stop", post(pods::stop))
+        .route("/v1/services", get(services::list))
         .layer(DefaultBodyLimit::max(LARGEST_REQUEST))
         .with_state(surface);
     let served = axum::serve(listener, router);

@@ -17,7 +17,7 @@ const DEEPEST_LINK: usize = 16;
 
 /// What a file held.
 #[derive(Debug)]
-pub(super) enum Held {
+pub(crate) enum Held {
     Bytes(Vec<u8>),
     /// There is no such file (any more).
     Gone,
@@ -25,7 +25,7 @@ pub(super) enum Held {
 }
 
 /// Reads one file, with the size limit; never waits for a writer of a pipe.
-pub(super) fn read(path: &Path) -> Held {
+pub(crate) fn read(path: &Path) -> Held {
     match try_read(path) {
         Ok(held) => held,
         Err(error) if error.kind() == io::ErrorKind::NotFound => Held::Gone,
@@ -48,7 +48,7 @@ fn try_read(path: &Path) -> io::Result<Held> {
 
 /// One path as given on the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Root {
+pub(crate) struct Root {
     /// Absolute.
     pub path: PathBuf,
     /// Given as a folder: its manifests count, not it.
@@ -57,13 +57,13 @@ pub(super) struct Root {
 
 impl Root {
     /// Looks at a path as it is now.
-    pub(super) fn of(path: &Path) -> io::Result<Self> {
+    pub(crate) fn of(path: &Path) -> io::Result<Self> {
         let is_dir = fs::metadata(path)?.is_dir();
         Ok(Self { path: std::path::absolute(path)?, is_dir })
     }
 
     /// The manifest files of this root, sorted. Folders are not searched deeper; hidden files are not manifests.
-    pub(super) fn files(&self) -> io::Result<Vec<PathBuf>> {
+    pub(crate) fn files(&self) -> io::Result<Vec<PathBuf>> {
         if !self.is_dir {
             return Ok(vec![self.path.clone()]);
         }

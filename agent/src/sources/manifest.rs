@@ -18,7 +18,7 @@ use crate::names::{ObjectName, PodUid};
 use crate::yaml::{self, Kind, Mistake, Node};
 
 /// Larger files are refused: the kubelet's limit.
-pub(super) const LARGEST_FILE: u64 = 10 << 20;
+pub(crate) const LARGEST_FILE: u64 = 10 << 20;
 
 /// One object of a file, checked, with its defaults.
 #[derive(Clone, Debug, PartialEq)]
@@ -253,7 +253,7 @@ impl Place<'_> {
     }
 
     fn checked(&self, root: &Node, found: Vec<(String, String)>) -> Result<(), Vec<ManifestProblem>> {
-        let named = |(field, message): (String, String)| self.problem(line_of(root, &field), field, message);
+        let named = |(field, message): (String, String)| self.problem(root.line_of(&field), field, message);
         if found.is_empty() { Ok(()) } else { Err(found.into_iter().map(named).collect()) }
     }
 }
@@ -293,23 +293,6 @@ fn one_line(map: Option<&mut Node>) {
             value.kind = Kind::Text(folded);
         }
     }
-}
-
-/// The line of a field, or of the nearest thing around it that the document has.
-fn line_of(root: &Node, field: &str) -> usize {
-    let mut node = root;
-    for step in field.split(['.', '[']) {
-        let step = step.trim_end_matches(']');
-        let next = match &node.kind {
-            Kind::List(list) => step.parse::<usize>().ok().and_then(|index| list.get(index)),
-            _ => node.get(step),
-        };
-        match next {
-            Some(next) => node = next,
-            None => break,
-        }
-    }
-    node.line
 }
 
 #[cfg(test)]

@@ -22,6 +22,8 @@ use k8s_openapi::api::node::v1::RuntimeClass;
 
 use crate::names::{ObjectName, PodUid};
 
+pub(crate) use files::{Held, Root, read as read_file};
+pub(crate) use manifest::LARGEST_FILE;
 pub use manifests::{Manifests, ManifestsError};
 
 /// Everything this node should be running, whole.

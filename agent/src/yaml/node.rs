@@ -47,6 +47,23 @@ impl Node {
         }
     }
 
+    /// The line of a field such as `spec.ports[0].port`, or of the nearest thing around it that the document has.
+    pub fn line_of(&self, field: &str) -> usize {
+        let mut node = self;
+        for step in field.split(['.', '[']) {
+            let step = step.trim_end_matches(']');
+            let next = match &node.kind {
+                Kind::List(list) => step.parse::<usize>().ok().and_then(|index| list.get(index)),
+                _ => node.get(step),
+            };
+            match next {
+                Some(next) => node = next,
+                None => break,
+            }
+        }
+        node.line
+    }
+
     /// Nothing, `~` or `null`.
     pub fn is_null(&self) -> bool {
         matches!(&self.kind, Kind::Plain(text) if resolve(text) == Scalar::Null)

@@ -58,6 +58,14 @@ pub(super) fn programs(family: Family) -> Result<Programs, ApplyError> {
     of(&PLAIN, family).or(nft).or(legacy).ok_or(ApplyError::Missing(missing))
 }
 
+/// The programs of every back end that is installed.
+pub(super) fn every(family: Family) -> Vec<Programs> {
+    let of = |places: &[Places; 2]| found(&places[usize::from(family == Family::V6)]);
+    let named: Vec<_> = [&NFT, &LEGACY].into_iter().filter_map(of).collect();
+    // Only where neither is named after its back end does the plain name stand for another one.
+    if named.is_empty() { of(&PLAIN).into_iter().collect() } else { named }
+}
+
 /// Whether the machine has IPv6 switched on.
 pub(super) fn has_ipv6() -> bool {
     let disabled = std::fs::read_to_string("/proc/sys/net/ipv6/conf/all/disable_ipv6");

@@ -3,6 +3,7 @@ use crate::testing::{ip, model, node, service};
 use crate::{InterfaceName, LocalTraffic, NodePortAddresses, Protocol};
 use expect_test::{Expect, expect};
 
+mod choice;
 mod trace;
 
 /// What the services add to a node, as `iptables-save` prints it.

@@ -35,9 +35,18 @@ impl Transaction {
     /// What removes everything that belongs to the proxy, jumps first. KUBE-FIREWALL with its jumps and
     /// the kubelet's own chains stay.
     pub fn cleanup(found: &Tables) -> Self {
+        Self::removing(found, is_ours)
+    }
+
+    /// The same with KUBE-FIREWALL and what else a kubelet makes, where no other kubelet needs it.
+    pub fn cleanup_with_kubelet(found: &Tables) -> Self {
+        Self::removing(found, |table, name| is_ours(table, name) || is_kubelets(table, name))
+    }
+
+    fn removing(found: &Tables, is_gone: impl Fn(Table, &str) -> bool) -> Self {
         let mut sections = Vec::new();
         for table in [Table::Filter, Table::Nat, Table::Mangle] {
-            let ours: Vec<_> = found.chains(table).filter(|name| is_ours(table, name)).collect();
+            let ours: Vec<_> = found.chains(table).filter(|name| is_gone(table, name)).collect();
             let (own, shared): (Vec<&str>, Vec<&str>) = ours.iter().copied().partition(|name| is_per_service(name));
             sections.push(jumps_removed(found, table, &ours));
             // The shared chains lead to the others, so they lose their rules first and go last.
@@ -66,6 +75,13 @@ fn is_ours(table: Table, name: &str) -> bool {
         (Table::Nat, _) => is_shared(table, name) || is_per_service(name),
         _ => is_shared(table, name),
     }
+}
+
+fn is_kubelets(table: Table, name: &str) -> bool {
+    matches!(
+        (table, name),
+        (_, "KUBE-KUBELET-CANARY") | (Table::Filter, "KUBE-FIREWALL") | (Table::Mangle, "KUBE-IPTABLES-HINT")
+    )
 }
 
 fn printed(chain: &Chain, new: &Ruleset) -> Option<Vec<String>> {

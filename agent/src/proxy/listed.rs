@@ -1,0 +1,142 @@
+//! What is programmed, for people to see.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Service;
+use netfilter::iptables::Count;
+use netfilter::{Endpoint, Model, ServicePort, ServicePortName};
+use serde::{Deserialize, Serialize};
+
+use crate::names::ObjectName;
+
+/// The Services, and the models of the last transaction that the kernel took.
+#[derive(Clone, Debug, Default)]
+pub struct Listed {
+    /// Services by name, those without rules too.
+    pub services: BTreeMap<ObjectName, Arc<Service>>,
+    /// One for each family.
+    pub models: Vec<Model>,
+}
+
+/// A Service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceRow {
+    /// Its name.
+    pub name: ObjectName,
+    /// ClusterIP, NodePort, LoadBalancer or ExternalName.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Its ports, in each family; none for a Service without rules.
+    pub ports: Vec<PortRow>,
+}
+
+/// A port of a Service in one family.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PortRow {
+    /// Its name, empty for the unnamed one.
+    pub name: String,
+    /// tcp, udp or sctp.
+    pub protocol: String,
+    /// Where it answers: cluster IP, external IPs, load balancer, each with its port; node ports as `*:PORT`.
+    pub addresses: Vec<String>,
+    /// Endpoints that take new connections.
+    pub ready: usize,
+    /// All endpoints.
+    pub endpoints: usize,
+    /// New connections since its rules were written; none where the kernel does not count.
+    pub packets: Option<u64>,
+    /// Bytes of their first packets.
+    pub bytes: Option<u64>,
+}
+
+/// The rows of a list, by name, with what was counted for each service port.
+pub fn rows(listed: &Listed, counts: &BTreeMap<String, Count>) -> Vec<ServiceRow> {
+    let mut ports = BTreeMap::<_, Vec<PortRow>>::new();
+    for (name, service) in listed.models.iter().flat_map(Model::services) {
+        let owner = ObjectName::new(name.namespace(), name.service());
+        ports.entry(owner).or_default().push(port(name, service, counts.get(name.as_str())));
+    }
+    let row = |(name, service): (&ObjectName, &Arc<Service>)| ServiceRow {
+        kind: service.spec.as_ref().and_then(|spec| spec.type_.clone()).unwrap_or_else(|| "ClusterIP".to_owned()),
+        ports: ports.remove(name).unwrap_or_default(),
+        name: name.clone(),
+    };
+    listed.services.iter().map(row).collect()
+}
+
+fn port(name: &ServicePortName, service: &ServicePort, count: Option<&Count>) -> PortRow {
+    let fixed = std::iter::once(&service.cluster_ip).chain(&service.external_ips).chain(&service.load_balancer_ips);
+    let addresses = fixed.map(|ip| std::net::SocketAddr::new(*ip, service.port.get()).to_string());
+    PortRow {
+        name: name.port().to_owned(),
+        protocol: service.protocol.to_string(),
+        addresses: addresses.chain(service.node_port.map(|port| format!("*:{port}"))).collect(),
+        ready: service.endpoints.iter().filter(|endpoint: &&Endpoint| endpoint.ready).count(),
+        endpoints: service.endpoints.len(),
+        packets: count.map(|count| count.packets),
+        bytes: count.map(|count| count.bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+    use netfilter::{Family, Protocol};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn services_are_listed_with_and_without_rules() {
+        let service = |spec| Arc::new(serde_json::from_value::<Service>(json!({"spec": spec})).unwrap());
+        let mut model = Model::new(Family::V4);
+        let mut web = ServicePort::new(Protocol::Tcp, [10, 96, 0, 1].into(), 80.try_into().unwrap());
+        web.node_port = 30080.try_into().ok();
+        let ready = Endpoint::ready([10, 0, 0, 1].into(), 8080.try_into().unwrap());
+        let unready = Endpoint { ready: false, ..Endpoint::ready([10, 0, 0, 2].into(), 8080.try_into().unwrap()) };
+        web.endpoints = vec![ready, unready];
+        model.insert(ServicePortName::new("demo", "web", "http").unwrap(), web);
+        let listed = Listed {
+            services: [("web", json!({"type": "NodePort"})), ("db", json!({"clusterIP": "None"}))]
+                .map(|(name, spec)| (ObjectName::new("demo", name), service(spec)))
+                .into(),
+            models: vec![model],
+        };
+        let counts = [("demo/web:http".to_owned(), Count { packets: 3, bytes: 180 })].into();
+        expect![[r#"
+            [
+              {
+                "name": {
+                  "namespace": "demo",
+                  "name": "db"
+                },
+                "type": "ClusterIP",
+                "ports": []
+              },
+              {
+                "name": {
+                  "namespace": "demo",
+                  "name": "web"
+                },
+                "type": "NodePort",
+                "ports": [
+                  {
+                    "name": "http",
+                    "protocol": "tcp",
+                    "addresses": [
+                      "10.96.0.1:80",
+                      "*:30080"
+                    ],
+                    "ready": 1,
+                    "endpoints": 2,
+                    "packets": 3,
+                    "bytes": 180
+                  }
+                ]
+              }
+            ]"#]]
+        .assert_eq(&serde_json::to_string_pretty(&rows(&listed, &counts)).unwrap());
+    }
+}
