@@ -1,4 +1,8 @@
 //! What happened on this node, in the kubelet's words: kept for a while, told to whoever listens.
+//!
+//! `correlate` decides (pure) what is told, what counts up and what is one too many, as client-go does for the kubelet.
+
+mod correlate;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,6 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
+use self::correlate::{Correlator, Key};
 use crate::names::{ObjectName, PodUid};
 
 /// How many events are kept: an hour of a node whose hundred pods restart every few minutes.
@@ -21,7 +26,7 @@ pub enum EventType {
     Warning,
 }
 
-/// One event; equal ones that follow each other are counted instead of repeated.
+/// One event; equal ones are counted instead of repeated.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// What it is about.
@@ -64,8 +69,14 @@ pub enum About {
 /// Takes events from everywhere; clones share one record.
 #[derive(Clone)]
 pub struct Recorder {
-    kept: Arc<Mutex<VecDeque<Event>>>,
+    kept: Arc<Mutex<Kept>>,
     live: broadcast::Sender<Event>,
+}
+
+#[derive(Default)]
+struct Kept {
+    events: VecDeque<(Key, Event)>,
+    correlator: Correlator,
 }
 
 impl Default for Recorder {
@@ -77,35 +88,34 @@ impl Default for Recorder {
 }
 
 impl Recorder {
-    /// Records one event at `now`; the same reason and message about the same object count up instead.
+    /// Records one event at `now`; the same reason and message about the same object count up instead. An object that
+    /// causes too many is not heard for a while.
     pub fn record(&self, about: About, kind: EventType, reason: &str, message: impl Into<String>, now: Timestamp) {
         let event =
             Event { about, kind, reason: reason.to_owned(), message: message.into(), count: 1, first: now, last: now };
-        let told = self.keep(event);
-        // Nobody listening is fine.
-        let _ = self.live.send(told);
+        if let Some(told) = self.keep(event) {
+            // Nobody listening is fine.
+            let _ = self.live.send(told);
+        }
     }
 
-    fn keep(&self, event: Event) -> Event {
+    fn keep(&self, event: Event) -> Option<Event> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = |old: &Event| old.about == event.about && old.reason == event.reason && old.message == event.message;
-        let event = match kept.iter().position(same) {
-            None => event,
-            Some(at) => {
-                let old = kept.remove(at).unwrap_or_else(|| event.clone());
-                Event { count: old.count.saturating_add(1), first: old.first, ..event }
-            }
-        };
-        if kept.len() == KEPT {
-            kept.pop_front();
+        let (key, event) = kept.correlator.correlate(event)?;
+        if let Some(at) = kept.events.iter().rposition(|(old, _)| *old == key) {
+            kept.events.remove(at);
         }
-        kept.push_back(event.clone());
-        event
+        if kept.events.len() == KEPT {
+            kept.events.pop_front();
+        }
+        kept.events.push_back((key, event.clone()));
+        Some(event)
     }
 
     /// What is kept, oldest first.
     pub fn recent(&self) -> Vec<Event> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.events.iter().map(|(_, event)| event.clone()).collect()
     }
 
     /// Events from now on.
@@ -134,7 +144,8 @@ mod tests {
     fn the_oldest_event_goes_when_the_record_is_full() {
         let recorder = Recorder::default();
         for n in 0..=KEPT {
-            recorder.record(About::Node, EventType::Normal, "Tick", n.to_string(), Timestamp::UNIX_EPOCH);
+            let about = About::Manifest { file: n.to_string() };
+            recorder.record(about, EventType::Normal, "Tick", n.to_string(), Timestamp::UNIX_EPOCH);
         }
         let recent = recorder.recent();
         assert_eq!(recent.len(), KEPT);
