@@ -19,6 +19,7 @@ pub mod events;
 pub mod expand;
 pub mod fields;
 pub mod images;
+pub mod log_rotation;
 pub mod names;
 pub mod node;
 pub mod observe;
@@ -31,6 +32,7 @@ pub mod server;
 pub mod sources;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod timeline;
 pub mod view;
 pub mod volumes;
 pub mod yaml;

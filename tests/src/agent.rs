@@ -18,6 +18,7 @@ const LOOK: Duration = Duration::from_millis(25);
 pub struct Agent {
     place: Place,
     child: Option<Child>,
+    flags: Vec<String>,
 }
 
 /// Where an agent works: a network namespace with an address to the outside, folders, a cgroup.
@@ -256,7 +257,16 @@ impl Agent {
     /// # Errors
     /// When it cannot be started.
     pub fn run(manifests: &[(&str, &str)]) -> Result<Self> {
-        let mut agent = Self { place: Place::new()?, child: None };
+        Self::run_with(&[], manifests)
+    }
+
+    /// The same with further flags, here and after each restart.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn run_with(flags: &[&str], manifests: &[(&str, &str)]) -> Result<Self> {
+        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let mut agent = Self { place: Place::new()?, child: None, flags };
         std::fs::create_dir(agent.place.path("manifests"))?;
         for (name, text) in manifests {
             agent.write(name, text)?;
@@ -275,6 +285,7 @@ impl Agent {
             .place
             .command(program("longshore")?)
             .args(self.arguments())
+            .args(&self.flags)
             .arg("--import")
             .arg(busybox()?)
             .arg(self.place.path("manifests"))
@@ -389,7 +400,7 @@ impl Agent {
                 bail!("while waiting for {what} the agent ended: {ended}\n{}", self.log());
             }
             if Instant::now() > by {
-                bail!("no {what} within {within:?}\n{}\n{}", self.print(&["ps"]).unwrap_or_default(), self.log());
+                bail!("no {what} within {within:?}\n{}\n{}", self.account(), self.log());
             }
             thread::sleep(LOOK);
         }
@@ -401,6 +412,17 @@ impl Agent {
     /// As [`Agent::wait`].
     pub fn wait_for_pod(&mut self, name: &str, within: Duration, right: impl Fn(&Value) -> bool) -> Result<Value> {
         self.wait(&format!("right state of pod {name}"), within, |agent| Ok(agent.pod(name)?.filter(|pod| right(pod))))
+    }
+
+    /// What the agent says of its pods, for a test's failure: the list, and each pod's timeline as far as there is room.
+    fn account(&self) -> String {
+        let mut told = self.print(&["ps"]).unwrap_or_else(|error| format!("{error:#}\n"));
+        for pod in self.pods().unwrap_or_default().iter().take(8) {
+            let part = |field: &str| pod["metadata"][field].as_str().unwrap_or_default();
+            let name = format!("{}/{}", part("namespace"), part("name"));
+            told.push_str(&self.print(&["explain", &name]).unwrap_or_else(|error| format!("{error:#}\n")));
+        }
+        told
     }
 
     /// What the agent printed.

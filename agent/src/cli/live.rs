@@ -160,7 +160,7 @@ impl Screen {
 }
 
 /// The line as far as the terminal is wide; colour codes take no room.
-fn cut(line: &str, width: usize) -> String {
+pub(super) fn cut(line: &str, width: usize) -> String {
     let (mut text, mut taken, mut code) = (String::new(), 0, false);
     for c in line.chars() {
         match c {

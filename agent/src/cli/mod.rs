@@ -2,6 +2,7 @@
 
 mod client;
 mod exec;
+mod explain;
 mod live;
 mod proxy;
 mod render;
@@ -9,6 +10,7 @@ mod run;
 mod services;
 mod table;
 mod talk;
+mod top;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -38,6 +40,8 @@ enum Command {
     Run(Box<run::RunArgs>),
     /// List pods.
     Ps(talk::PsArgs),
+    /// Say what was tried for a pod, when, how it came out, and what is awaited now.
+    Explain(explain::ExplainArgs),
     /// Print a container's log.
     Logs(talk::LogsArgs),
     /// List services, where they answer and what came for them.
@@ -52,6 +56,10 @@ enum Command {
     Import(talk::ImportArgs),
     /// Pull an image from its registry.
     Pull(talk::PullArgs),
+    /// Show what pods and containers use, and how they are.
+    Top(top::TopArgs),
+    /// Start pods again that were stopped by hand.
+    Start(talk::StartArgs),
     /// Stop pods, or without a name the agent with all of its pods.
     Stop(talk::StopArgs),
     /// The rules of Services: print them, remove them. Needs no agent.
@@ -72,6 +80,7 @@ pub fn main() -> anyhow::Result<ExitCode> {
         match cli.command {
             Command::Run(args) => run::run(*args, run_dir).await,
             Command::Ps(args) => talk::ps(&agent, args).await,
+            Command::Explain(args) => explain::run(&agent, args).await,
             Command::Logs(args) => talk::logs(&agent, args).await,
             Command::Services(args) => services::services(&agent, args).await,
             Command::Exec(args) => talk::exec(&agent, args).await,
@@ -79,6 +88,8 @@ pub fn main() -> anyhow::Result<ExitCode> {
             Command::Images(args) => talk::images(&agent, args).await,
             Command::Import(args) => talk::import(&agent, args).await,
             Command::Pull(args) => talk::pull(&agent, args).await,
+            Command::Top(args) => top::run(&agent, args).await,
+            Command::Start(args) => talk::start(&agent, args).await,
             Command::Stop(args) => talk::stop(&agent, args).await,
             Command::Proxy(args) => proxy::run(&args),
         }

@@ -7,11 +7,13 @@ use k8s_openapi::api::core::v1::Service;
 
 use super::table::columns;
 use crate::events::{About, Event, EventType};
+use crate::pods::held::HeldPod;
 use crate::view::{PodView, Row, human};
 
-/// `longshore ps`.
-pub(super) fn pods<'a>(views: impl Iterator<Item = &'a PodView>, now: Timestamp) -> Vec<String> {
+/// `longshore ps`; pods that were stopped by hand stand among the others.
+pub(super) fn pods<'a>(views: impl Iterator<Item = &'a PodView>, held: &[HeldPod], now: Timestamp) -> Vec<String> {
     let mut rows: Vec<_> = views.map(|view| cells(view, now)).collect();
+    rows.extend(held.iter().map(|held| held_cells(held, now)));
     rows.sort();
     let rows: Vec<_> = rows
         .into_iter()
@@ -46,6 +48,12 @@ fn cells(view: &PodView, now: Timestamp) -> [String; 7] {
         row.since.map_or_else(|| "-".into(), |at| human(since(at, now))),
         view.started_in.map_or_else(|| "-".into(), |took| format!("{} ms", took.as_millis())),
     ]
+}
+
+fn held_cells(held: &HeldPod, now: Timestamp) -> [String; 7] {
+    let dash = || String::from("-");
+    let status = format!("Stopped ({} ago)", human(since(held.since, now)));
+    [held.name.to_string(), dash(), status, dash(), dash(), dash(), dash()]
 }
 
 /// How long ago `at` was; zero where a clock went backwards.
@@ -165,7 +173,7 @@ mod tests {
             NAME          READY   STATUS    RESTARTS   ADDRESS     AGE
             default/db    0/1     Running   0          10.85.0.2   3m7s
             default/web   0/1     Running   0          10.85.0.2   3m7s"#]]
-        .assert_eq(&pods(views.iter(), now).join("\n"));
+        .assert_eq(&pods(views.iter(), &[], now).join("\n"));
         expect![[r#"
             POD           READY   STATUS    RESTARTS   ADDRESS     STARTED IN
             default/db    0/1     Running   0          10.85.0.2   -

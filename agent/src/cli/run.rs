@@ -18,12 +18,13 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{host_name, live};
-use crate::config::{Config, Draft};
+use crate::config::{Config, Draft, LogRotation};
 use crate::errors::chain;
 use crate::events::{About, EventType, Recorder};
 use crate::names::ObjectName;
 use crate::node::{self, Handle, Node, facts};
 use crate::proxy;
+use crate::quantity::Amount;
 use crate::server::{self, Control, Surface};
 use crate::sources::Desired;
 use crate::sources::Manifests;
@@ -75,6 +76,15 @@ pub(super) struct RunArgs {
     /// How many images are pulled at the same time.
     #[arg(long, default_value_t = 4, value_name = "COUNT")]
     parallel_pulls: usize,
+    /// How many pods this node takes.
+    #[arg(long, default_value_t = 110, value_name = "COUNT")]
+    max_pods: u64,
+    /// Size from which on a container's log is rotated, such as 10Mi; -1 for never.
+    #[arg(long, default_value = "10Mi", value_name = "SIZE", allow_hyphen_values = true, value_parser = size)]
+    container_log_max_size: MaxSize,
+    /// How many log files of a container there are at most, older ones compressed.
+    #[arg(long, default_value_t = 5, value_name = "COUNT")]
+    container_log_max_files: usize,
     /// Registry hosts' settings, laid out as containerd's `certs.d/<host>/hosts.toml`.
     #[arg(long, default_value = "/etc/longshore/certs.d", value_name = "DIR")]
     registries: PathBuf,
@@ -116,7 +126,7 @@ pub(super) async fn run(args: RunArgs, run_dir: PathBuf) -> anyhow::Result<ExitC
 
     let asked_to_stop = CancellationToken::new();
     let (shown_services, services) = watch::channel(Arc::default());
-    let surface = surface(&handle, &runtime, &config, services, asked_to_stop.clone());
+    let surface = surface(&handle, &runtime, &config, services, desired.clone(), asked_to_stop.clone());
     let (run, token) = (config.dirs.run.clone(), stop.clone());
     tasks.push(tokio::spawn(async move { report(server::serve(surface, &run, token), "the agent's socket").await }));
     if let Some(socket) = args.cri_socket.clone() {
@@ -193,12 +203,30 @@ fn config(args: &RunArgs, run: PathBuf) -> anyhow::Result<Config> {
         cgroup_root: args.cgroup_root.clone(),
         crash_max: Duration::from_secs(args.crash_loop_max),
         parallel_pulls: args.parallel_pulls,
+        max_pods: args.max_pods,
+        log_rotation: LogRotation {
+            max_size: args.container_log_max_size.0,
+            max_files: args.container_log_max_files,
+            ..LogRotation::default()
+        },
         ..Draft::default()
     };
     draft.check().map_err(|bad| {
         let lines: Vec<_> = bad.iter().map(ToString::to_string).collect();
         anyhow::anyhow!("these settings cannot be used:\n  {}", lines.join("\n  "))
     })
+}
+
+/// A size from which on something is done; `None` for never.
+#[derive(Clone, Copy, Debug)]
+struct MaxSize(Option<u64>);
+
+fn size(text: &str) -> Result<MaxSize, String> {
+    let amount = Amount::parse(text).map_err(|error| error.to_string())?;
+    if amount == Amount::ZERO {
+        return Err("a log of no size at all cannot be kept; a negative size turns rotation off".to_owned());
+    }
+    Ok(MaxSize((!amount.is_negative()).then(|| amount.ceil_units())))
 }
 
 fn options(args: &RunArgs, config: &Config) -> anyhow::Result<Options> {
@@ -282,12 +310,16 @@ fn surface(
     runtime: &Arc<Embedded>,
     config: &Config,
     services: watch::Receiver<Arc<proxy::Listed>>,
+    desired: watch::Receiver<Arc<Desired>>,
     stop: CancellationToken,
 ) -> Surface {
     Surface {
         services,
         views: handle.views.clone(),
         recorder: handle.recorder.clone(),
+        timelines: handle.timelines.clone(),
+        held: handle.held.clone(),
+        desired,
         runtime: runtime.clone(),
         images: runtime.images().clone(),
         logs: config.dirs.logs.clone(),
@@ -303,6 +335,10 @@ struct ByHand {
 
 #[async_trait::async_trait]
 impl Control for ByHand {
+    async fn start_pods(&self, pods: Vec<ObjectName>) -> Vec<ObjectName> {
+        self.handle.start_pods(pods).await
+    }
+
     async fn stop_pods(&self, pods: Vec<ObjectName>) {
         let stops = pods.iter().map(|name| self.handle.stop_pod(name));
         for (name, result) in pods.iter().zip(futures::future::join_all(stops).await) {

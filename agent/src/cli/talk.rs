@@ -28,14 +28,14 @@ pub(super) enum Format {
 }
 
 #[derive(Args, Debug)]
-struct Namespace {
+pub(super) struct Namespace {
     /// Namespace of the pod.
     #[arg(short, long, default_value = "default")]
     namespace: String,
 }
 
 /// A pod as a person names it: `name`, or `namespace/name`.
-fn pod_name(given: &str, namespace: &Namespace) -> ObjectName {
+pub(super) fn pod_name(given: &str, namespace: &Namespace) -> ObjectName {
     let given = given.strip_prefix("pod/").unwrap_or(given);
     match given.split_once('/') {
         Some((namespace, name)) => ObjectName::new(namespace, name),
@@ -43,7 +43,7 @@ fn pod_name(given: &str, namespace: &Namespace) -> ObjectName {
     }
 }
 
-fn print(lines: impl IntoIterator<Item = String>) -> anyhow::Result<()> {
+pub(super) fn print(lines: impl IntoIterator<Item = String>) -> anyhow::Result<()> {
     let mut stdout = std::io::stdout().lock();
     for line in lines {
         match writeln!(stdout, "{line}") {
@@ -69,10 +69,10 @@ pub(super) async fn ps(agent: &Client, args: PsArgs) -> anyhow::Result<ExitCode>
         return Ok(ExitCode::SUCCESS);
     }
     let views: Vec<PodView> = answer.pods.into_iter().map(Into::into).collect();
-    if views.is_empty() {
+    if views.is_empty() && answer.held.is_empty() {
         print(["No pods.".to_owned()])?;
     } else {
-        print(render::pods(views.iter(), Timestamp::now()))?;
+        print(render::pods(views.iter(), &answer.held, Timestamp::now()))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -144,7 +144,7 @@ pub(super) async fn logs(agent: &Client, args: LogsArgs) -> anyhow::Result<ExitC
 }
 
 /// Percent-encodes everything but unreserved characters (RFC 3986, section 2.3).
-fn encode(query: &[(&str, String)]) -> String {
+pub(super) fn encode(query: &[(&str, String)]) -> String {
     let escape = |value: &str| {
         value.bytes().fold(String::new(), |mut text, byte| {
             match byte {
@@ -343,6 +343,25 @@ pub(super) async fn stop(agent: &Client, args: StopArgs) -> anyhow::Result<ExitC
         (true, count) => format!("the agent stops with its {count} pods"),
         (false, 1) => "stopped 1 pod".to_owned(),
         (false, count) => format!("stopped {count} pods"),
+    }])?;
+    Ok(ExitCode::SUCCESS)
+}
+
+#[derive(Args, Debug)]
+pub(super) struct StartArgs {
+    /// Pods that were stopped by hand, as NAME or NAMESPACE/NAME.
+    #[arg(required = true)]
+    pods: Vec<String>,
+    #[command(flatten)]
+    namespace: Namespace,
+}
+
+pub(super) async fn start(agent: &Client, args: StartArgs) -> anyhow::Result<ExitCode> {
+    let pods: Vec<_> = args.pods.iter().map(|name| pod_name(name, &args.namespace)).collect();
+    let started: crate::server::Stopped = agent.post("/v1/start", &crate::server::StopRequest { pods }).await?;
+    print([match started.pods {
+        1 => "started 1 pod".to_owned(),
+        count => format!("started {count} pods"),
     }])?;
     Ok(ExitCode::SUCCESS)
 }

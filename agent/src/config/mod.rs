@@ -23,6 +23,28 @@ pub struct Config {
     pub timing: Timing,
     /// How many images are pulled at the same time.
     pub parallel_pulls: usize,
+    /// How many pods this node takes.
+    pub max_pods: u64,
+    /// When and how far containers' logs are rotated.
+    pub logs: LogRotation,
+}
+
+/// When a container's log is rotated, and how much of it is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogRotation {
+    /// From this size on; `None` for never.
+    pub max_size: Option<u64>,
+    /// How many files of one container instance there are at most, with the one that is written: two at least.
+    pub max_files: usize,
+    /// How often sizes are looked at.
+    pub every: Duration,
+}
+
+impl Default for LogRotation {
+    /// The kubelet's.
+    fn default() -> Self {
+        Self { max_size: Some(10 << 20), max_files: 5, every: Duration::from_secs(10) }
+    }
 }
 
 /// Directories; absolute, and none inside a pod's own.
@@ -149,6 +171,10 @@ pub struct Draft {
     pub crash_max: Duration,
     /// See [`Config::parallel_pulls`].
     pub parallel_pulls: usize,
+    /// See [`Config::max_pods`].
+    pub max_pods: u64,
+    /// See [`Config::logs`].
+    pub log_rotation: LogRotation,
 }
 
 impl Default for Draft {
@@ -169,6 +195,8 @@ impl Default for Draft {
             cgroup_root: "/".into(),
             crash_max: Duration::from_secs(300),
             parallel_pulls: 4,
+            max_pods: 110,
+            log_rotation: LogRotation::default(),
         }
     }
 }
@@ -238,6 +266,15 @@ impl Draft {
         if self.parallel_pulls == 0 {
             say("parallel_pulls", "at least one image must be pulled at a time".to_owned());
         }
+        if self.max_pods == 0 {
+            say("max_pods", "a node that takes no pod is of no use".to_owned());
+        }
+        if self.log_rotation.max_files < 2 {
+            say(
+                "container_log_max_files",
+                "there must be room for the log that is written and one before it: 2".to_owned(),
+            );
+        }
     }
 
     fn into_config(self, pod_cidr: IpNet) -> Config {
@@ -266,6 +303,8 @@ impl Draft {
                 ..defaults
             },
             parallel_pulls: self.parallel_pulls,
+            max_pods: self.max_pods,
+            logs: self.log_rotation,
         }
     }
 }

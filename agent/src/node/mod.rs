@@ -30,14 +30,17 @@ use crate::config::Config;
 use crate::events::Recorder;
 use crate::fields::Allocatable;
 use crate::images::Images;
+use crate::log_rotation;
 use crate::names::ObjectName;
 use crate::observe;
+use crate::pods::held::HeldPods;
 use crate::pods::memory::{Memory, MemoryError};
 use crate::pods::registry::{Ask, Registry};
 use crate::pods::seams::{CgroupError, HttpHooks, PodCgroups, PodProbes, PodVolumes};
 use crate::pods::tools::{Tools, Views, object_name};
 use crate::resources::cgroup_values;
 use crate::sources::Desired;
+use crate::timeline::Timelines;
 use crate::view::PodViews;
 
 pub use addresses::primary_addresses;
@@ -116,12 +119,16 @@ pub struct Handle {
     pub views: PodViews,
     /// Events.
     pub recorder: Recorder,
+    /// What was tried for each pod.
+    pub timelines: Timelines,
     /// Logs, exec, stats.
     pub runtime: Arc<dyn Runtime>,
     /// Configuration.
     pub config: Arc<Config>,
     /// Pulls with the agent's bounds.
     pub images: Images,
+    /// Pods that were stopped by hand.
+    pub held: HeldPods,
     asks: mpsc::Sender<Ask>,
     cgroups: Option<NodeCgroups>,
 }
@@ -132,8 +139,8 @@ pub struct Handle {
 pub struct NoSuchPod(pub ObjectName);
 
 impl Handle {
-    /// Stops the pod with its grace period; it stays away until its manifest changes. Returns when nothing of it is
-    /// left.
+    /// Stops the pod with its grace period; it stays away until its manifest changes or it is started by hand. Returns
+    /// when nothing of it is left.
     ///
     /// # Errors
     /// [`NoSuchPod`].
@@ -144,6 +151,16 @@ impl Handle {
         }
         self.ask(|answer| Ask::Stop(vec![name.clone()], answer)).await;
         Ok(())
+    }
+
+    /// Starts those of the pods again that were stopped by hand, and says which those are.
+    pub async fn start_pods(&self, names: Vec<ObjectName>) -> Vec<ObjectName> {
+        let (answer, answered) = oneshot::channel();
+        // An error on either side means that the node has stopped: nothing starts any more.
+        match self.asks.send(Ask::Start(names, answer)).await {
+            Ok(()) => answered.await.unwrap_or_default(),
+            Err(_) => Vec::new(),
+        }
     }
 
     /// Stops every pod with its grace period and starts none any more. Returns when nothing of them is left.
@@ -181,7 +198,7 @@ impl Node {
         let by = Deadline::within(config.timing.request);
         let version = v1::VersionRequest { version: cri_proto::KUBELET_API_VERSION.to_owned() };
         let version = runtime.version(version, by).await.map_err(NodeError::Runtime)?;
-        let views = Views::default();
+        let (views, timelines) = (Views::default(), Timelines::default());
         let images = Images::new(Arc::clone(&runtime), config.parallel_pulls, config.timing.request);
         let tools = Arc::new(Tools {
             config: Arc::clone(&config),
@@ -193,6 +210,7 @@ impl Node {
             hooks: seams.hooks,
             images: images.clone(),
             recorder: recorder.clone(),
+            timelines: timelines.clone(),
             views: views.clone(),
             memory: Memory::new(config.dirs.pods()),
             cgroup_facts: seams.cgroup_facts,
@@ -207,8 +225,13 @@ impl Node {
         tasks.spawn(observe::follow(Arc::clone(&runtime), Arc::new(registry.ears()), stop.child_token()));
         // Eight people at once are plenty; the ninth waits a moment.
         let (asks, asked) = mpsc::channel(8);
+        let held = registry.held();
         tasks.spawn(registry.run(desired, asked));
-        let handle = Handle { views: views.listen(), recorder, runtime, config, images, asks, cgroups: None };
+        let (looked, root, stopped) = (views.listen(), config.dirs.logs.clone(), stop.child_token());
+        let within = config.timing.request;
+        tasks.spawn(log_rotation::run(looked, Arc::clone(&runtime), root, config.logs, within, stopped));
+        let handle =
+            Handle { held, views: views.listen(), recorder, timelines, runtime, config, images, asks, cgroups: None };
         Ok(Self { handle, tasks, stop, _lock: None })
     }
 

@@ -39,7 +39,7 @@ pub struct End {
 }
 
 /// How a pod ended by itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
     /// `Succeeded` or `Failed`.
     pub succeeded: bool,

@@ -7,11 +7,14 @@
 //! `life`, `plan` (with `sandbox`, `containers`, `stop`, `phase`), `status` (with `container_status`, `conditions`),
 //! `backoff` and `mailbox` are pure: values in, values out, the time is an argument.
 
+mod account;
+mod awaits;
 pub mod backoff;
 mod conditions;
 mod container_status;
 mod containers;
 mod execute;
+pub mod held;
 pub mod life;
 pub mod mailbox;
 pub mod memory;

@@ -46,6 +46,8 @@ pub struct Kept {
     pub pulls: BTreeMap<String, Backoff>,
     /// Ids of containers that were killed to be started again, whatever their exit code.
     pub again: Vec<String>,
+    /// The node did not take the pod: nothing of it ever was.
+    pub rejected: bool,
 }
 
 /// What to do now, what is waited for, and when to look again at the latest.

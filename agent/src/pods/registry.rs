@@ -10,14 +10,17 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use super::life::Life;
+use super::held::{Held, HeldPods};
+use super::life::{End, Life, Verdict};
 use super::mailbox::{Want, Wish};
 use super::memory::Remembered;
-use super::plan::grace;
+use super::plan::{Kept, grace};
 use super::tools::{Tools, object_name};
 use super::worker::{Ear, Worker};
+use crate::events::EventType;
 use crate::names::{ObjectName, PodUid};
 use crate::observe::{Observed, Waker};
+use crate::resources::admission::{self, NodeFacts, Rejection};
 use crate::sources::Desired;
 
 /// The ears of all workers, for whoever hears of their pods.
@@ -46,8 +49,11 @@ impl Waker for Ears {
 
 /// What can be asked of the registry besides the set of wanted pods.
 pub enum Ask {
-    /// These pods end and stay away until their manifest changes; answered when nothing of them is left.
+    /// These pods end and stay away until their manifest changes or they are started by hand, through restarts of the
+    /// agent too; answered when nothing of them is left.
     Stop(Vec<ObjectName>, oneshot::Sender<()>),
+    /// Those of these pods that were stopped by hand start again; answered with their names.
+    Start(Vec<ObjectName>, oneshot::Sender<Vec<ObjectName>>),
     /// Every pod ends, and none is started any more; answered when nothing is left.
     StopAll(oneshot::Sender<()>),
 }
@@ -56,6 +62,8 @@ struct Entry {
     name: ObjectName,
     want: Want,
     ending: bool,
+    /// The node did not take it: it uses nothing.
+    rejected: bool,
     task: Id,
 }
 
@@ -68,8 +76,9 @@ pub struct Registry {
     workers: JoinSet<()>,
     desired: Arc<Desired>,
     generation: u64,
-    /// Pods that were stopped by hand, as they were then.
-    held: BTreeMap<PodUid, Arc<Pod>>,
+    /// Pods that were stopped by hand.
+    held: Held,
+    node: NodeFacts,
     /// Nothing is started any more.
     closed: bool,
     waiting: Vec<(BTreeSet<PodUid>, oneshot::Sender<()>)>,
@@ -78,6 +87,9 @@ pub struct Registry {
 impl Registry {
     /// No workers yet. They end with `stop`, their pods go on.
     pub fn new(tools: Arc<Tools>, stop: CancellationToken) -> Self {
+        let config = &tools.config;
+        let held = Held::load(config.dirs.root.join("held.json"));
+        let node = NodeFacts::of(&config.node_name, tools.allocatable, config.max_pods);
         Self {
             tools,
             stop,
@@ -86,10 +98,16 @@ impl Registry {
             workers: JoinSet::new(),
             desired: Arc::default(),
             generation: 0,
-            held: BTreeMap::new(),
+            held,
+            node,
             closed: false,
             waiting: Vec::new(),
         }
+    }
+
+    /// Pods that were stopped by hand.
+    pub fn held(&self) -> HeldPods {
+        self.held.listen()
     }
 
     /// Where to wake workers.
@@ -163,14 +181,14 @@ impl Registry {
     /// Ends what is not wanted, passes on what changed, starts what is new.
     fn reconcile(&mut self) {
         let desired = Arc::clone(&self.desired);
-        self.held.retain(|uid, pod| desired.pods.get(uid).is_some_and(|wanted| wanted == pod));
+        self.held.retain(&desired.pods);
         let unwanted = self.pods.iter().filter(|(uid, _)| !desired.pods.contains_key(*uid));
         let unwanted: Vec<_> = unwanted.map(|(uid, entry)| (uid.clone(), Arc::clone(&entry.want.pod))).collect();
         for (uid, pod) in unwanted {
             self.end(&uid, grace(&pod, Timestamp::now()));
         }
         for (uid, pod) in &desired.pods {
-            if !self.closed && !self.held.contains_key(uid) {
+            if !self.closed && !self.held.holds(uid) {
                 self.want(uid, pod);
             }
         }
@@ -192,10 +210,33 @@ impl Registry {
                 let name = object_name(pod);
                 // Two pods of one name share their logs and their address in people's minds: one after the other.
                 if !self.pods.values().any(|entry| entry.name == name) {
-                    self.start(uid, Arc::clone(pod), None);
+                    self.admit(uid, pod);
                 }
             }
         }
+    }
+
+    /// Starts a pod that this node takes; one that it does not take begins at its end, and says why.
+    fn admit(&mut self, uid: &PodUid, pod: &Arc<Pod>) {
+        match admission::admit(pod, &self.active(), &self.node) {
+            Ok(()) => self.start(uid, Arc::clone(pod), None),
+            Err(rejection) => {
+                self.tools.say(pod, EventType::Warning, &rejection.reason, &rejection.message);
+                self.start(uid, Arc::clone(pod), Some(rejected(pod, rejection)));
+            }
+        }
+    }
+
+    /// Pods that use what this node has: all but those that were refused or have ended.
+    fn active(&self) -> Vec<&Pod> {
+        let views = self.tools.views.listen();
+        let views = views.borrow();
+        let ended = |uid: &PodUid| {
+            let phase = views.get(uid).and_then(|view| view.status.phase.as_deref());
+            matches!(phase, Some("Succeeded" | "Failed"))
+        };
+        let active = self.pods.iter().filter(|(uid, entry)| !entry.rejected && !ended(uid));
+        active.map(|(_, entry)| entry.want.pod.as_ref()).collect()
     }
 
     fn start(&mut self, uid: &PodUid, pod: Arc<Pod>, left: Option<Remembered>) {
@@ -204,10 +245,11 @@ impl Registry {
         let ending = left.as_ref().is_some_and(
             |left| matches!(&left.life, Life::Stopping { end, .. } | Life::Stopped { end, .. } if end.deleted),
         );
+        let rejected = left.as_ref().is_some_and(|left| left.kept.rejected);
         let (worker, ear) = Worker::new(Arc::clone(&self.tools), uid.clone(), want.clone(), left);
         self.ears.with(|ears| ears.insert(uid.clone(), ear));
         let task = self.workers.spawn(worker.run(self.stop.clone())).id();
-        self.pods.insert(uid.clone(), Entry { name, want, ending, task });
+        self.pods.insert(uid.clone(), Entry { name, want, ending, rejected, task });
     }
 
     fn end(&mut self, uid: &PodUid, by: Timestamp) {
@@ -220,9 +262,18 @@ impl Registry {
 
     fn asked(&mut self, ask: Ask) {
         let (pods, answer) = match ask {
+            Ask::Start(names, answer) => {
+                // Whoever asked may have gone: the pods start all the same.
+                let _ = answer.send(self.held.release(&names));
+                self.reconcile();
+                return;
+            }
             Ask::Stop(names, answer) => {
                 let named = self.pods.iter().filter(|(_, entry)| names.contains(&entry.name));
-                (named.map(|(uid, _)| uid.clone()).collect::<BTreeSet<_>>(), answer)
+                let pods: Vec<_> = named.map(|(uid, entry)| (uid.clone(), Arc::clone(&entry.want.pod))).collect();
+                let uids = pods.iter().map(|(uid, _)| uid.clone()).collect::<BTreeSet<_>>();
+                self.held.hold(pods, Timestamp::now());
+                (uids, answer)
             }
             Ask::StopAll(answer) => {
                 self.closed = true;
@@ -232,7 +283,6 @@ impl Registry {
         for uid in &pods {
             if let Some(pod) = self.pods.get(uid).map(|entry| Arc::clone(&entry.want.pod)) {
                 self.end(uid, grace(&pod, Timestamp::now()));
-                self.held.insert(uid.clone(), pod);
             }
         }
         self.waiting.push((pods, answer));
@@ -279,4 +329,16 @@ impl Registry {
             let _ = answer.send(());
         }
     }
+}
+
+/// A pod at its end before its beginning (`pod-lifecycle.md`, section 5).
+fn rejected(pod: &Arc<Pod>, rejection: Rejection) -> Remembered {
+    let verdict = Verdict {
+        succeeded: false,
+        reason: Some(rejection.reason),
+        message: Some(format!("Pod was rejected: {}", rejection.message)),
+    };
+    let kept = Kept { rejected: true, ..Kept::default() };
+    let end = End { deleted: false, verdict: Some(verdict) };
+    Remembered { kept, pod: Pod::clone(pod), life: Life::Stopped { end, left: Vec::new() }, ..Remembered::default() }
 }

@@ -32,6 +32,9 @@ pub struct StatusInputs<'a> {
 pub fn status(of: &StatusInputs<'_>, now: Timestamp) -> PodStatus {
     let inputs = &of.inputs;
     let pod = inputs.pod;
+    if inputs.kept.rejected {
+        return rejected(of, now);
+    }
     let containers = container_status::all(of, now);
     let phase = phase(of, &containers);
     let (init, mut regular): (Vec<_>, Vec<_>) = containers.into_iter().partition(|(role, _)| *role != Role::Regular);
@@ -60,6 +63,18 @@ pub fn status(of: &StatusInputs<'_>, now: Timestamp) -> PodStatus {
         start_time: inputs.kept.started.map(time),
         observed_generation: pod.metadata.generation,
         ..Default::default()
+    }
+}
+
+/// A pod that the node did not take has neither conditions nor containers.
+fn rejected(of: &StatusInputs<'_>, now: Timestamp) -> PodStatus {
+    let inputs = &of.inputs;
+    let verdict = inputs.life.end().and_then(|end| end.verdict.clone()).unwrap_or_default();
+    PodStatus {
+        phase: Some("Failed".to_owned()),
+        reason: verdict.reason,
+        message: verdict.message,
+        ..pending(inputs.pod, inputs.kept.started.unwrap_or(now))
     }
 }
 

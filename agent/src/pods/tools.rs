@@ -19,6 +19,7 @@ use crate::fields::Allocatable;
 use crate::images::Images;
 use crate::names::{ObjectName, PodUid};
 use crate::resources::cgroup_values;
+use crate::timeline::Timelines;
 use crate::view::PodView;
 
 /// The rooms that workers reach, and facts of the node that do not change while the agent runs.
@@ -41,6 +42,8 @@ pub struct Tools {
     pub images: Images,
     /// Events.
     pub recorder: Recorder,
+    /// What was tried, for people who ask.
+    pub timelines: Timelines,
     /// What people see.
     pub views: Views,
     /// What outlives the agent.

@@ -14,6 +14,7 @@ use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
+use super::awaits;
 use super::backoff::{self, Limits, signed};
 use super::execute::Done;
 use super::life::{self, Event, Life};
@@ -94,6 +95,7 @@ impl Worker {
     /// A worker for a pod that is wanted, or was when the agent ended: then with what was remembered of it.
     pub(super) fn new(tools: Arc<Tools>, uid: PodUid, want: Want, left: Option<Remembered>) -> (Self, Arc<Ear>) {
         let ear = Arc::new(Ear::default());
+        tools.timelines.open(&uid, left.as_ref().is_some_and(|left| left.status.is_some()));
         let left = left.unwrap_or_default();
         let results = tools.probes.track(&want.pod, &uid, left.probes.clone());
         let mut kept = left.kept;
@@ -150,6 +152,7 @@ impl Worker {
         }
         self.tools.probes.forget(&self.uid);
         self.tools.views.forget(&self.uid);
+        self.tools.timelines.forget(&self.uid);
     }
 
     fn take_wishes(&mut self) {
@@ -257,6 +260,10 @@ impl Worker {
             now,
         ));
         self.count_the_start();
+        if let Some(status) = &self.status {
+            let waits = awaits::awaits(&self.inputs(&probes), &plan, status, now);
+            self.tools.timelines.awaits(&self.uid, waits);
+        }
         plan
     }
 

@@ -1,4 +1,5 @@
-//! Requests and limits: the class they make of a pod, and the values they become in cgroups.
+//! Requests and limits: whether a pod fits, the class they make of it, and the values they become in cgroups.
 
+pub mod admission;
 pub mod cgroup_values;
 pub mod qos;

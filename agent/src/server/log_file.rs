@@ -1,4 +1,4 @@
-//! Reading one CRI log file: from its end backwards to the first line wanted, then forwards, then as it grows.
+//! Reading one CRI log: from its end backwards to the first line wanted, then forwards, then as it grows, over rotations.
 //!
 //! A line is `<RFC 3339 time> <stdout|stderr> <F|P>[:tags] <content>`; `P` is a part of a line that the next one ends.
 
@@ -12,6 +12,8 @@ use jiff::Timestamp;
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::sync::{mpsc, watch};
+
+use super::log_chain::{Chain, Source};
 
 const BLOCK: usize = 64 << 10;
 
@@ -47,38 +49,48 @@ async fn send(
 ) -> std::io::Result<()> {
     // Watched before it is read, so that nothing is written unseen between the two.
     let mut growth = running.is_some().then(|| Growth::of(path)).transpose()?;
-    let mut file = File::open(path).await?;
+    let (mut chain, mut file) = Chain::open(path).await?;
     if let Some(count) = choice.tail {
         let start = tail_start(&mut file, count).await?;
         file.seek(SeekFrom::Start(start)).await?;
     }
+    let mut source = Source::Plain(file);
     let mut reader = Reader { choice, rest: Vec::new(), line_open: false };
     loop {
         // Asked before reading on: what is written before the end is seen is read after it.
         let ended = running.as_ref().is_none_or(|running| !*running.borrow() || running.has_changed().is_err());
-        while let Some(text) = reader.next(&mut file).await? {
-            if !text.is_empty() && lines.send(Ok(text.into())).await.is_err() {
+        if !reader.pass_on(&mut source, &mut chain, growth.as_mut(), lines).await? {
+            return Ok(());
+        }
+        let (Some(growth), Some(running)) = (&mut growth, &mut running) else { return Ok(()) };
+        if let Some(next) = chain.next().await? {
+            // What was written between the last look and the rotation comes first.
+            if !reader.pass_on(&mut source, &mut chain, Some(growth), lines).await? {
                 return Ok(());
             }
+            source = next;
+            continue;
         }
-        match (&mut growth, &mut running) {
-            (Some(growth), Some(running)) if !ended => tokio::select! {
-                () = growth.wait() => {}
-                _ = running.changed() => {}
-                () = lines.closed() => return Ok(()),
-            },
-            _ => return Ok(()),
+        if ended {
+            return Ok(());
+        }
+        tokio::select! {
+            () = growth.wait() => {}
+            _ = running.changed() => {}
+            () = lines.closed() => return Ok(()),
         }
     }
 }
 
-/// Wakes when a file is written to.
+/// Wakes when a log is written to, renamed or begun.
 struct Growth(inotify::EventStream<[u8; 1024]>);
 
 impl Growth {
+    /// The whole folder is watched: a watch on the file goes with the file when it is renamed.
     fn of(path: &Path) -> std::io::Result<Self> {
         let inotify = Inotify::init()?;
-        inotify.watches().add(path, WatchMask::MODIFY)?;
+        let mask = WatchMask::MODIFY | WatchMask::CREATE | WatchMask::MOVED_TO;
+        inotify.watches().add(path.parent().unwrap_or(path), mask)?;
         Ok(Self(inotify.into_event_stream([0; 1024])?))
     }
 
@@ -97,14 +109,39 @@ struct Reader {
 }
 
 impl Reader {
-    async fn next(&mut self, file: &mut File) -> std::io::Result<Option<Vec<u8>>> {
-        let mut block = vec![0; BLOCK];
-        let count = file.read(&mut block).await?;
-        if count == 0 {
-            return Ok(None);
+    /// Sends what there is. False when nobody listens any more.
+    async fn pass_on(
+        &mut self,
+        source: &mut Source,
+        chain: &mut Chain,
+        mut growth: Option<&mut Growth>,
+        lines: &mpsc::Sender<std::io::Result<Bytes>>,
+    ) -> std::io::Result<bool> {
+        while let Some(block) = source.read(BLOCK).await? {
+            self.rest.extend_from_slice(&block);
+            let text = self.take_lines();
+            if text.is_empty() {
+                continue;
+            }
+            let mut sending = std::pin::pin!(lines.send(Ok(text.into())));
+            loop {
+                let Some(growth) = growth.as_deref_mut() else {
+                    match sending.as_mut().await {
+                        Ok(()) => break,
+                        Err(_) => return Ok(false),
+                    }
+                };
+                tokio::select! {
+                    sent = &mut sending => match sent {
+                        Ok(()) => break,
+                        Err(_) => return Ok(false),
+                    },
+                    // A reader that stalls must not lose its place in the chain.
+                    () = growth.wait() => chain.note()?,
+                }
+            }
         }
-        self.rest.extend_from_slice(&block[..count]);
-        Ok(Some(self.take_lines()))
+        Ok(true)
     }
 
     fn take_lines(&mut self) -> Vec<u8> {
@@ -269,5 +306,69 @@ mod tests {
         running.send_replace(false);
         assert_eq!(received.recv().await.unwrap().unwrap(), "six\n");
         assert!(received.recv().await.is_none());
+    }
+
+    fn line(n: usize) -> String {
+        format!("2026-01-01T00:00:01.000000001Z stdout F {n} {}\n", "x".repeat(n % 50))
+    }
+
+    /// What rotation does, with names that are a second apart.
+    fn rotate(log: &Path, round: usize) {
+        let dir = log.parent().unwrap();
+        let stamp = |round: usize| dir.join(format!("0.log.20260101-{round:06}"));
+        if let Some(before) = round.checked_sub(1).map(stamp).filter(|path| path.exists()) {
+            let packed = std::fs::File::create(format!("{}.gz", before.display())).unwrap();
+            let mut packer = flate2::write::GzEncoder::new(packed, flate2::Compression::fast());
+            packer.write_all(&std::fs::read(&before).unwrap()).unwrap();
+            packer.finish().unwrap();
+            std::fs::remove_file(before).unwrap();
+        }
+        std::fs::rename(log, stamp(round)).unwrap();
+    }
+
+    /// Each number once and in order, whatever the rotations and however slow the reader.
+    async fn follows_over_rotations(stall: bool) {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("0.log");
+        std::fs::write(&log, line(0)).unwrap();
+        let (running, told) = watch::channel(true);
+        let (lines, mut received) = mpsc::channel(1);
+        tokio::spawn(follow(log.clone(), Choice::default(), Some(told), lines));
+        let mut text = received.recv().await.unwrap().unwrap().to_vec();
+        let mut n = 1;
+        for round in 0..6 {
+            let mut file = std::fs::OpenOptions::new().append(true).create(true).open(&log).unwrap();
+            for _ in 0..3_000 {
+                file.write_all(line(n).as_bytes()).unwrap();
+                n += 1;
+            }
+            rotate(&log, round);
+            // The runtime goes on in the renamed file until it is told.
+            file.write_all(line(n).as_bytes()).unwrap();
+            n += 1;
+            std::fs::write(&log, "").unwrap();
+            while !stall && text.iter().filter(|byte| **byte == b'\n').count() < n {
+                text.extend_from_slice(&received.recv().await.unwrap().unwrap());
+            }
+            // A stalled follower still hears of each rotation.
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+        running.send_replace(false);
+        while let Some(part) = received.recv().await {
+            text.extend_from_slice(&part.unwrap());
+        }
+        let text = String::from_utf8(text).unwrap();
+        let numbers: Vec<usize> = text.lines().map(|line| line.split(' ').next().unwrap().parse().unwrap()).collect();
+        assert!(numbers.iter().copied().eq(0..n), "{} lines of {n}", numbers.len());
+    }
+
+    #[tokio::test]
+    async fn no_line_is_lost_or_doubled_over_rotations() {
+        follows_over_rotations(false).await;
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_stalls_through_rotations_loses_nothing() {
+        follows_over_rotations(true).await;
     }
 }

@@ -9,15 +9,20 @@
 //! GET  /v1/logs?…               text           POST /v1/images/pull           ImageLine lines
 //! POST /v1/exec                 ExecAnswer     POST /v1/stop                  Stopped
 //! GET  /v1/services             Services
+//! GET  /v1/explain?…            Explanation    POST /v1/start                 Stopped
+//! GET  /v1/top                  Top
 //! ```
 
 mod events;
 mod exec;
+mod explain;
 mod images;
+mod log_chain;
 mod log_file;
 mod logs;
 mod pods;
 mod services;
+mod top;
 
 use std::fs::Permissions;
 use std::io;
@@ -39,7 +44,10 @@ use tokio_util::sync::CancellationToken;
 use crate::errors::chain;
 use crate::events::Recorder;
 use crate::names::ObjectName;
+use crate::pods::held::HeldPods;
 use crate::proxy::Listed;
+use crate::sources::Desired;
+use crate::timeline::Timelines;
 use crate::view::PodViews;
 
 pub use exec::{ExecAnswer, ExecRequest};
@@ -47,6 +55,7 @@ pub use images::{ImageLine, ImageRow, Images, ImportRequest, PullRequest};
 pub use pods::{PodRow, Pods};
 pub(crate) use pods::{StopRequest, Stopped};
 pub use services::Services;
+pub use top::{Top, TopPod, Used};
 
 /// The socket's name in the run folder.
 pub const SOCKET: &str = "agent.sock";
@@ -63,6 +72,12 @@ pub struct Surface {
     pub services: watch::Receiver<Arc<Listed>>,
     /// What happened.
     pub recorder: Recorder,
+    /// What was tried.
+    pub timelines: Timelines,
+    /// Pods that were stopped by hand.
+    pub held: HeldPods,
+    /// What should run, and what is wrong with manifests.
+    pub desired: watch::Receiver<Arc<Desired>>,
     /// Where containers live.
     pub runtime: Arc<dyn Runtime>,
     /// The embedded runtime's images, for `import` and for a pull with progress.
@@ -76,9 +91,11 @@ pub struct Surface {
 /// Stops pods on a person's word.
 #[async_trait::async_trait]
 pub trait Control: Send + Sync {
-    /// Stops these pods with their grace periods and keeps them stopped until their manifest changes.
+    /// Stops these pods with their grace periods and keeps them stopped until they are started or their manifest changes.
     /// Answers when they are gone.
     async fn stop_pods(&self, pods: Vec<ObjectName>);
+    /// Starts those of these pods again that were stopped so; answers which those are.
+    async fn start_pods(&self, pods: Vec<ObjectName>) -> Vec<ObjectName>;
     /// Ends the agent, with all of its pods.
     fn stop_agent(&self);
 }
@@ -134,11 +151,14 @@ pub async fn serve(surface: Surface, run: &Path, stop: CancellationToken) -> Res
         .route("/v1/events", get(events::list))
         .route("/v1/logs", get(logs::read))
         .route("/v1/exec", post(exec::start))
+        .route("/v1/explain", get(explain::one))
         .route("/v1/images", get(images::list))
         .route("/v1/images/import", post(images::import))
         .route("/v1/images/pull", post(images::pull))
         .route("/v1/stop", post(pods::stop))
         .route("/v1/services", get(services::list))
+        .route("/v1/start", post(pods::start))
+        .route("/v1/top", get(top::list))
         .layer(DefaultBodyLimit::max(LARGEST_REQUEST))
         .with_state(surface);
     let served = axum::serve(listener, router);

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Refusal, Surface};
 use crate::names::ObjectName;
+use crate::pods::held::HeldPod;
 use crate::view::PodView;
 
 /// `GET /v1/pods`.
@@ -12,10 +13,13 @@ use crate::view::PodView;
 pub struct Pods {
     /// In no order.
     pub pods: Vec<PodRow>,
+    /// Pods that were stopped by hand.
+    #[serde(default)]
+    pub held: Vec<HeldPod>,
 }
 
 /// One pod.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PodRow {
     /// With its status.
     pub pod: Pod,
@@ -64,7 +68,8 @@ pub(crate) struct Stopped {
 
 pub(super) async fn list(State(surface): State<Surface>) -> Json<Pods> {
     let views = surface.views.borrow().clone();
-    Json(Pods { pods: views.values().map(PodRow::from).collect() })
+    let held = surface.held.borrow().values().cloned().collect();
+    Json(Pods { pods: views.values().map(PodRow::from).collect(), held })
 }
 
 pub(super) async fn stop(
@@ -76,12 +81,33 @@ pub(super) async fn stop(
         surface.control.stop_agent();
         return Ok(Json(Stopped { pods }));
     }
-    for name in &request.pods {
+    let is_held = |name: &ObjectName| surface.held.borrow().values().any(|held| held.name == *name);
+    let (held, running): (Vec<_>, Vec<_>) = request.pods.into_iter().partition(|name| is_held(name));
+    for name in &running {
         find(&surface, name)?;
     }
-    let pods = request.pods.len();
-    surface.control.stop_pods(request.pods).await;
+    let pods = held.len() + running.len();
+    surface.control.stop_pods(running).await;
     Ok(Json(Stopped { pods }))
+}
+
+/// `POST /v1/start`: pods that were stopped by hand.
+pub(super) async fn start(
+    State(surface): State<Surface>,
+    Json(request): Json<StopRequest>,
+) -> Result<Json<Stopped>, Refusal> {
+    for name in &request.pods {
+        let held = surface.held.borrow().values().any(|held| held.name == *name);
+        if !held {
+            // One that was never stopped, or one that is not there: told apart.
+            find(&surface, name)?;
+            return Err(Refusal::bad(format!(
+                "pod {name} was not stopped by hand; longshore explain {name} says how it is"
+            )));
+        }
+    }
+    let started = surface.control.start_pods(request.pods).await;
+    Ok(Json(Stopped { pods: started.len() }))
 }
 
 /// The pod of that name; the one that is not on its way out, where there are two.

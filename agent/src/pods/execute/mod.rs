@@ -71,6 +71,21 @@ pub(super) enum Done {
     CutOff,
 }
 
+impl Done {
+    /// Why the step failed, if it did; an image's own error is not among these.
+    pub(super) fn failed(&self) -> Option<&Failed> {
+        match self {
+            Self::SetUp(result) => result.as_ref().err(),
+            Self::Refreshed(result) | Self::Sandbox(result) => result.as_ref().err(),
+            Self::Started { result, .. }
+            | Self::Killed { result, .. }
+            | Self::Removed { result }
+            | Self::Undone { result, .. } => result.as_ref().err(),
+            Self::Image { .. } | Self::PreStopped { .. } | Self::CutOff => None,
+        }
+    }
+}
+
 /// Why a step failed: what a status shows. The event has been told.
 #[derive(Clone, Debug)]
 pub(super) struct Failed {

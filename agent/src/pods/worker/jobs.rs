@@ -10,8 +10,8 @@ use tracing::{debug, error};
 
 use super::Worker;
 use crate::pods::execute::{self, Done};
-use crate::pods::outcome;
 use crate::pods::step::Step;
+use crate::pods::{account, outcome};
 
 /// The shortest sleep for a time that has come already: a plan that asks for the past must not spin.
 const TICK: Duration = Duration::from_millis(5);
@@ -29,6 +29,7 @@ impl Worker {
             debug!(pod = %self.uid, ?step, "begins");
             let deadline = if let Step::Kill(kill) = &step { Some(kill.deadline) } else { None };
             self.progress.doing.insert(job.clone(), deadline);
+            account::begins(&self.tools.timelines, &self.uid, &step);
             let work = self.work(&step);
             let handle = self.jobs.spawn(work.run(step));
             self.running.insert(handle.id(), (job, handle));
@@ -77,6 +78,7 @@ impl Worker {
         let id = done.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
         let Some((job, _)) = self.running.remove(&id) else { return };
         self.progress.doing.remove(&job);
+        account::ended(&self.tools.timelines, &self.uid, &job, done.as_ref().ok().map(|(_, done)| done));
         match done {
             Ok((_, done)) => {
                 let event = outcome::fold(&mut self.progress, &mut self.kept, &self.tools, &self.want.pod, done);

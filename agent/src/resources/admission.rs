@@ -1,0 +1,309 @@
+//! Whether this node takes a pod at all: asked once, before anything of the pod is made. Pure.
+//!
+//! The kubelet's predicates with its reasons and messages (`pod-lifecycle.md`, section 5); only the first refusal is
+//! told. Preemption by critical pods is not here.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Container, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec};
+
+use super::qos::{self, Side};
+use crate::container::init_containers;
+use crate::fields::Allocatable;
+
+/// What pods may use of this node, and what it is called.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// The node's name.
+    pub name: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// What pods may use; 0 where it is not known, and then not asked.
+    pub allocatable: Allocatable,
+    /// How many pods it takes.
+    pub pods: u64,
+}
+
+impl NodeFacts {
+    /// A node with the labels that every node has.
+    pub fn of(name: &str, allocatable: Allocatable, pods: u64) -> Self {
+        // Go's names, as in every node's labels.
+        let arch = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        };
+        let labels = [
+            ("kubernetes.io/hostname", name),
+            ("kubernetes.io/os", "linux"),
+            ("kubernetes.io/arch", arch),
+            ("beta.kubernetes.io/os", "linux"),
+            ("beta.kubernetes.io/arch", arch),
+        ];
+        let labels = labels.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+        Self { name: name.to_owned(), labels, allocatable, pods }
+    }
+}
+
+/// Why the node does not take the pod.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Rejection {
+    /// `status.reason` and the event's reason, such as `OutOfcpu`.
+    pub reason: String,
+    /// The event's message; the status says `Pod was rejected: ` before it.
+    pub message: String,
+}
+
+impl Rejection {
+    fn new(reason: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { reason: reason.into(), message: message.into() }
+    }
+
+    fn predicate(name: &str, why: &str) -> Self {
+        Self::new(name, format!("Predicate {name} failed: {why}"))
+    }
+}
+
+/// Takes the pod beside `others`, those that are neither refused nor at their end.
+///
+/// # Errors
+/// The first [`Rejection`].
+pub fn admit(pod: &Pod, others: &[&Pod], node: &NodeFacts) -> Result<(), Rejection> {
+    let Some(spec) = pod.spec.as_ref() else { return Ok(()) };
+    runs_this_os(pod, spec, node)?;
+    fits(pod, others, node)?;
+    if !matches_node(spec, node) {
+        return Err(Rejection::predicate("NodeAffinity", "node(s) didn't match Pod's node affinity/selector"));
+    }
+    if spec.node_name.as_ref().is_some_and(|name| !name.is_empty() && *name != node.name) {
+        return Err(Rejection::predicate("NodeName", "node(s) didn't match the requested node name"));
+    }
+    if !ports_are_free(spec, others) {
+        return Err(Rejection::predicate("NodePorts", "node(s) didn't have free ports for the requested pod ports"));
+    }
+    Ok(())
+}
+
+fn runs_this_os(pod: &Pod, spec: &PodSpec, node: &NodeFacts) -> Result<(), Rejection> {
+    let label = pod.metadata.labels.as_ref().and_then(|labels| labels.get("kubernetes.io/os"));
+    let os = node.labels.get("kubernetes.io/os").map_or("linux", String::as_str);
+    if label.is_some_and(|label| label != os) {
+        let message = "Failed to admit pod as the `kubernetes.io/os` label doesn't match node label";
+        return Err(Rejection::new("PodOSSelectorNodeLabelDoesNotMatch", message));
+    }
+    if spec.os.as_ref().is_some_and(|os| os.name != "linux") {
+        return Err(Rejection::new("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"));
+    }
+    Ok(())
+}
+
+/// Resources in the scheduler's order: pods, cpu, memory, ephemeral storage. Others are unknown here, and the kubelet
+/// asks nothing of what a node does not know.
+fn fits(pod: &Pod, others: &[&Pod], node: &NodeFacts) -> Result<(), Rejection> {
+    let short = |resource: &str, requested: u64, used: u64, capacity: u64| {
+        let message = format!(
+            "Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}"
+        );
+        Err(Rejection::new(format!("OutOf{resource}"), message))
+    };
+    let count = others.len() as u64;
+    if node.pods > 0 && count + 1 > node.pods {
+        return short("pods", 1, count, node.pods);
+    }
+    let Allocatable { cpu_millis, memory_bytes, ephemeral_storage_bytes } = node.allocatable;
+    let resources = [("cpu", cpu_millis), ("memory", memory_bytes), ("ephemeral-storage", ephemeral_storage_bytes)];
+    for (name, capacity) in resources {
+        let requested = requests(pod, name);
+        let used = others.iter().map(|other| requests(other, name)).fold(0, u64::saturating_add);
+        if capacity > 0 && requested > 0 && requested > capacity.saturating_sub(used) {
+            return short(name, requested, used, capacity);
+        }
+    }
+    Ok(())
+}
+
+/// Thousandths of a cpu; whole units of everything else.
+fn requests(pod: &Pod, name: &str) -> u64 {
+    let overhead = pod.spec.as_ref().and_then(|spec| qos::amount(spec.overhead.as_ref(), name));
+    let amount = qos::of_pod(pod, Side::Requests, name) + overhead.unwrap_or_default();
+    if name == "cpu" { amount.ceil_millis() } else { amount.ceil_units() }
+}
+
+/// `nodeSelector`, and any one of the required terms.
+fn matches_node(spec: &PodSpec, node: &NodeFacts) -> bool {
+    let selected = spec.node_selector.iter().flatten().all(|(key, value)| node.labels.get(key) == Some(value));
+    let affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
+    let required = affinity.and_then(|node| node.required_during_scheduling_ignored_during_execution.as_ref());
+    selected && required.is_none_or(|required| required.node_selector_terms.iter().any(|term| term_matches(term, node)))
+}
+
+/// A term that asks for nothing matches nothing.
+fn term_matches(term: &NodeSelectorTerm, node: &NodeFacts) -> bool {
+    let (labels, fields) = (term.match_expressions.iter().flatten(), term.match_fields.iter().flatten());
+    let asks = labels.clone().next().is_some() || fields.clone().next().is_some();
+    let label = |key: &str| node.labels.get(key).map(String::as_str);
+    let field = |key: &str| (key == "metadata.name").then_some(node.name.as_str());
+    asks && labels.into_iter().all(|one| holds(one, label(&one.key)))
+        && fields.into_iter().all(|one| holds(one, field(&one.key)))
+}
+
+fn holds(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
+    let values = requirement.values.as_deref().unwrap_or_default();
+    let listed = value.is_some_and(|value| values.iter().any(|one| one == value));
+    let compared = |right: fn(i64, i64) -> bool| {
+        let numbers = value.and_then(|value| value.parse().ok()).zip(values.first().and_then(|one| one.parse().ok()));
+        numbers.is_some_and(|(value, bound)| right(value, bound))
+    };
+    match requirement.operator.as_str() {
+        "In" => listed,
+        "NotIn" => !listed,
+        "Exists" => value.is_some(),
+        "DoesNotExist" => value.is_none(),
+        "Gt" => compared(|value, bound| value > bound),
+        "Lt" => compared(|value, bound| value < bound),
+        _ => false,
+    }
+}
+
+/// One host port: protocol, address and number.
+type HostPort<'a> = (&'a str, &'a str, i32);
+
+fn ports_are_free(spec: &PodSpec, others: &[&Pod]) -> bool {
+    let taken: Vec<_> = others.iter().filter_map(|other| other.spec.as_ref()).flat_map(host_ports).collect();
+    host_ports(spec).iter().all(|port| !taken.iter().any(|other| clash(port, other)))
+}
+
+/// Of containers that run side by side: regular ones and sidecars.
+fn host_ports(spec: &PodSpec) -> Vec<HostPort<'_>> {
+    let stays = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
+    let all = spec.containers.iter().chain(init_containers(spec).iter().filter(stays));
+    let ports = all.flat_map(|container| container.ports.iter().flatten());
+    ports
+        .filter_map(|port| {
+            let address = port.host_ip.as_deref().filter(|ip| !ip.is_empty()).unwrap_or("0.0.0.0");
+            let number = port.host_port.filter(|number| *number > 0)?;
+            Some((port.protocol.as_deref().unwrap_or("TCP"), address, number))
+        })
+        .collect()
+}
+
+fn clash(one: &HostPort<'_>, other: &HostPort<'_>) -> bool {
+    let same_address = one.1 == other.1 || one.1 == "0.0.0.0" || other.1 == "0.0.0.0";
+    one.0 == other.0 && one.2 == other.2 && same_address
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::container::testing::pod;
+
+    fn node() -> NodeFacts {
+        let allocatable = Allocatable { cpu_millis: 2_000, memory_bytes: 1 << 30, ephemeral_storage_bytes: 1 << 30 };
+        NodeFacts::of("n1", allocatable, 3)
+    }
+
+    fn one(resources: Value) -> Value {
+        json!({"containers": [{"name": "a", "resources": {"requests": resources}}]})
+    }
+
+    fn check(spec: Value, others: &[Value], verdict: Expect) {
+        let others: Vec<_> = others.iter().cloned().map(pod).collect();
+        let others: Vec<_> = others.iter().collect();
+        verdict.assert_eq(&match admit(&pod(spec), &others, &node()) {
+            Ok(()) => "taken".to_owned(),
+            Err(rejection) => format!("{}: {}", rejection.reason, rejection.message),
+        });
+    }
+
+    #[test]
+    fn requests_have_to_fit_beside_the_others() {
+        let half = one(json!({"cpu": "1500m"}));
+        check(half.clone(), &[], expect!["taken"]);
+        check(
+            half.clone(),
+            &[half],
+            expect!["OutOfcpu: Node didn't have enough resource: cpu, requested: 1500, used: 1500, capacity: 2000"],
+        );
+        check(
+            one(json!({"memory": "2Gi"})),
+            &[],
+            expect![
+                "OutOfmemory: Node didn't have enough resource: memory, requested: 2147483648, used: 0, capacity: 1073741824"
+            ],
+        );
+        let none = one(json!({}));
+        check(
+            none.clone(),
+            &[none.clone(), none.clone(), none],
+            expect!["OutOfpods: Node didn't have enough resource: pods, requested: 1, used: 3, capacity: 3"],
+        );
+        check(one(json!({"example.com/gpu": "1"})), &[], expect!["taken"]);
+    }
+
+    fn on(field: Value) -> Value {
+        let mut spec = one(json!({}));
+        spec.as_object_mut().unwrap().extend(field.as_object().unwrap().clone());
+        spec
+    }
+
+    fn affine(terms: Value) -> Value {
+        on(json!({"affinity": {"nodeAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}}))
+    }
+
+    #[test]
+    fn the_node_has_to_be_the_one_that_is_asked_for() {
+        let refused = || {
+            expect!["NodeAffinity: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"]
+        };
+        check(on(json!({"nodeSelector": {"kubernetes.io/os": "linux"}})), &[], expect!["taken"]);
+        check(on(json!({"nodeSelector": {"disk": "ssd"}})), &[], refused());
+        let expression =
+            |key: &str, operator: &str, values: Value| json!({"key": key, "operator": operator, "values": values});
+        let hostname = |operator: &str, values: Value| {
+            affine(json!([{"matchExpressions": [expression("kubernetes.io/hostname", operator, values)]}]))
+        };
+        check(hostname("In", json!(["n0", "n1"])), &[], expect!["taken"]);
+        check(hostname("NotIn", json!(["n1"])), &[], refused());
+        check(hostname("Gt", json!(["1"])), &[], refused());
+        check(affine(json!([{}])), &[], refused());
+        check(
+            affine(json!([{"matchFields": [expression("metadata.name", "In", json!(["n1"]))]}])),
+            &[],
+            expect!["taken"],
+        );
+        check(
+            on(json!({"nodeName": "n2"})),
+            &[],
+            expect!["NodeName: Predicate NodeName failed: node(s) didn't match the requested node name"],
+        );
+        check(
+            on(json!({"os": {"name": "windows"}})),
+            &[],
+            expect!["PodOSNotSupported: Failed to admit pod as the OS field doesn't match node OS"],
+        );
+    }
+
+    #[test]
+    fn a_host_port_is_taken_once_for_each_protocol_and_address() {
+        let port = |port: Value| json!({"containers": [{"name": "a", "ports": [port]}]});
+        let web = port(json!({"containerPort": 80, "hostPort": 8080}));
+        check(
+            web.clone(),
+            &[port(json!({"containerPort": 80, "hostPort": 8080, "protocol": "UDP"}))],
+            expect!["taken"],
+        );
+        check(web.clone(), &[port(json!({"containerPort": 80}))], expect!["taken"]);
+        check(
+            web,
+            &[port(json!({"containerPort": 81, "hostPort": 8080, "hostIP": "127.0.0.1"}))],
+            expect![
+                "NodePorts: Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports"
+            ],
+        );
+    }
+}
