@@ -66,6 +66,11 @@ impl PodCgroups for NodeCgroups {
         blocking("making", path, move |path| cgroups.create(path, &resources)).await
     }
 
+    async fn update(&self, path: &str, resources: &LinuxContainerResources) -> Result<(), CgroupError> {
+        let (cgroups, resources) = (self.cgroups.clone(), Resources::from(resources));
+        blocking("changing", path, move |path| cgroups.update(path, &resources)).await
+    }
+
     async fn remove(&self, path: &str) -> Result<(), CgroupError> {
         let cgroups = self.cgroups.clone();
         blocking("removing", path, move |path| cgroups.remove(path, PATIENCE)).await

@@ -39,6 +39,7 @@ use crate::pods::registry::{Ask, Registry};
 use crate::pods::seams::{CgroupError, HttpHooks, PodCgroups, PodProbes, PodVolumes};
 use crate::pods::tools::{Tools, Views, object_name};
 use crate::resources::cgroup_values;
+use crate::resources::ledger::Ledger;
 use crate::sources::Desired;
 use crate::timeline::Timelines;
 use crate::view::PodViews;
@@ -215,6 +216,7 @@ impl Node {
             memory: Memory::new(config.dirs.pods()),
             cgroup_facts: seams.cgroup_facts,
             allocatable: seams.allocatable,
+            ledger: Ledger::default(),
         });
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let left = tools.memory.load_all()?;

@@ -12,7 +12,7 @@ pub(super) fn begins(timelines: &Timelines, uid: &PodUid, step: &Step) {
     let (work, of) = match step {
         Step::SetUp => (Work::Volumes, None),
         Step::Refresh => (Work::Refresh, None),
-        Step::Image { container } => (Work::Image, Some(container.clone())),
+        Step::Image { container, .. } => (Work::Image, Some(container.clone())),
         Step::Sandbox { .. } => (Work::Sandbox, None),
         Step::StopSandbox { .. } => (Work::StopSandbox, None),
         Step::Start(start) => (Work::Container, Some(start.container.clone())),

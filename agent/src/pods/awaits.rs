@@ -59,10 +59,11 @@ fn running(inputs: &Inputs<'_>, plan: &Plan, status: &PodStatus) -> Vec<Wait> {
     let mut waits: Vec<_> = progress.volume_trouble.iter().map(|trouble| retry("volumes", trouble)).collect();
     waits.extend(progress.sandbox_trouble.iter().map(|trouble| retry("sandbox", trouble)));
     let members = roles::members(inputs.pod);
-    let place = Place { inputs, plan, status, inits: members.iter().filter(|m| m.role != Role::Regular).count() };
+    let place = Place { inputs, plan, status, inits: members.iter().filter(|m| m.role.is_init()).count() };
     for (at, member) in members.iter().enumerate() {
         waits.extend(place.container(at, member));
     }
+    waits.extend(progress.resize_trouble.iter().map(|trouble| retry("resize", trouble)));
     waits.extend(gates(inputs.pod, status));
     waits
 }
@@ -87,6 +88,7 @@ impl Place<'_> {
         let of = match member.role {
             Role::Regular => format!("container {name}"),
             Role::Init => format!("init container {} of {} ({name})", at + 1, self.inits),
+            Role::Ephemeral => format!("ephemeral container {name}"),
             Role::Sidecar => format!("sidecar {name}, {} of {} init containers", at + 1, self.inits),
         };
         let progress = self.inputs.progress;
@@ -120,12 +122,13 @@ impl Place<'_> {
     }
 
     fn status_of(&self, name: &str) -> Option<&ContainerStatus> {
-        let all = self.status.container_statuses.iter().chain(&self.status.init_container_statuses).flatten();
+        let all = self.status.container_statuses.iter().chain(&self.status.init_container_statuses);
+        let all = all.chain(&self.status.ephemeral_container_statuses).flatten();
         all.into_iter().find(|status| status.name == *name)
     }
 
     fn probes(&self, of: String, member: &Member<'_>, status: &ContainerStatus) -> Option<Wait> {
-        let container = member.container;
+        let container = &member.container;
         let every = |probe: &Probe| format!("every {} s", probe.period_seconds.unwrap_or(10));
         if let Some(probe) = container.startup_probe.as_ref().filter(|_| status.started != Some(true)) {
             let tries = probe.failure_threshold.unwrap_or(3);
@@ -147,6 +150,9 @@ impl Place<'_> {
         }
         if !has_sandbox {
             before.push("the sandbox");
+        }
+        if let Some(target) = member.target.filter(|target| self.inputs.seen.newest(target).is_none()) {
+            before.push(target);
         }
         if before.is_empty() {
             before.push(if member.role == Role::Regular && self.inits > 0 {

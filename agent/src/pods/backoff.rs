@@ -45,11 +45,10 @@ pub fn not_before(
     now: Timestamp,
     limits: Limits,
 ) -> Option<Timestamp> {
-    let entry = entry.filter(|entry| entry.key == key && !entry.is_expired(failed, limits))?;
+    // A failure in the future means that the clock was set back, nobody knows how far: better once too early than a
+    // day too late.
+    let entry = entry.filter(|entry| entry.key == key && !entry.is_expired(failed, limits) && failed <= now)?;
     let until = failed.saturating_add(signed(entry.delay())).unwrap_or(Timestamp::MAX);
-    // A failure in the future means that the clock was set back: it must not hold the container up for longer than
-    // the delay itself.
-    let until = until.min(now.saturating_add(signed(entry.delay())).unwrap_or(Timestamp::MAX));
     (now < until).then_some(until)
 }
 

@@ -3,11 +3,14 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, PodCondition};
 
-use super::roles::Role;
+use super::roles::{self, Role};
 use super::status::{StatusInputs, has_good_sandbox, time};
+use crate::resources::resize;
 
-/// Who decides these; all others are kept from the former status.
-const OURS: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+/// What every pod has.
+const ALWAYS: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+/// What is there while there is something to say.
+const SOMETIMES: [&str; 3] = ["PodResizePending", "PodResizeInProgress", "AllContainersRestarting"];
 
 /// True or false, and why.
 struct Truth {
@@ -44,10 +47,52 @@ pub(super) fn all(
         containers,
         Truth::plain(true),
     ];
-    let mut out: Vec<_> = OURS.into_iter().zip(truths).map(|(kind, truth)| condition(of, kind, truth, now)).collect();
+    let rest = [resize_pending(of, phase), resize_in_progress(of, phase), restarting_all(of, phase)];
+    let rest = SOMETIMES.into_iter().zip(rest).filter_map(|(kind, truth)| Some((kind, truth?)));
+    let all = ALWAYS.into_iter().zip(truths).chain(rest);
+    let mut out: Vec<_> = all.map(|(kind, truth)| condition(of, kind, truth, now)).collect();
     let others = of.before.and_then(|before| before.conditions.as_ref()).into_iter().flatten();
-    out.extend(others.filter(|other| !OURS.contains(&other.type_.as_str())).cloned());
+    let ours = |kind: &str| ALWAYS.contains(&kind) || SOMETIMES.contains(&kind);
+    // All others are somebody else's, and kept.
+    out.extend(others.filter(|other| !ours(&other.type_)).cloned());
     out
+}
+
+fn is_over(phase: &str) -> bool {
+    phase == "Succeeded" || phase == "Failed"
+}
+
+fn resize_pending(of: &StatusInputs<'_>, phase: &str) -> Option<Truth> {
+    let pending = of.inputs.kept.pending.as_ref().filter(|_| !is_over(phase))?;
+    Some(Truth::because(true, pending.reason(), Some(pending.message.clone())))
+}
+
+fn resize_in_progress(of: &StatusInputs<'_>, phase: &str) -> Option<Truth> {
+    let inputs = &of.inputs;
+    let actuated = inputs.kept.actuated.as_ref().filter(|_| !is_over(phase))?;
+    if resize::is_met(inputs.pod, actuated) {
+        return None;
+    }
+    Some(match &inputs.progress.resize_trouble {
+        Some(trouble) => Truth::because(true, "Error", Some(trouble.message.clone())),
+        None => Truth::plain(true),
+    })
+}
+
+fn restarting_all(of: &StatusInputs<'_>, phase: &str) -> Option<Truth> {
+    if !roles::may_restart_all(of.inputs.pod) {
+        return None;
+    }
+    let begun = of.inputs.kept.restart_all.is_some() && !of.inputs.life.is_ending();
+    Some(match phase {
+        "Succeeded" => Truth::because(false, "PodCompleted", None),
+        "Failed" => Truth::because(false, "PodFailed", None),
+        _ if begun => {
+            let message = "container exited with restart policy rule".to_owned();
+            Truth::because(true, "RestartAllContainersStarted", Some(message))
+        }
+        _ => Truth::plain(false),
+    })
 }
 
 fn condition(of: &StatusInputs<'_>, kind: &str, truth: Truth, now: Timestamp) -> PodCondition {

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
-    ContainerUser, LinuxContainerUser, VolumeMountStatus,
+    ContainerUser, LinuxContainerUser, ResourceRequirements, VolumeMountStatus,
 };
 
 use super::backoff::{shown, signed};
@@ -33,7 +33,12 @@ struct One<'a> {
 
 impl One<'_> {
     fn status(&self, now: Timestamp) -> ContainerStatus {
-        let instances = self.instances();
+        let mut instances = self.instances();
+        // Older than what was told already: the runtime forgot the newest.
+        let told = self.before().and_then(|before| u32::try_from(before.restart_count).ok()).unwrap_or(0);
+        if instances.first().is_some_and(|newest| newest.attempt < told) {
+            instances.clear();
+        }
         let (newest, former) = (instances.first().copied(), instances.get(1).copied());
         let state = newest.map_or_else(|| self.not_yet(), |newest| self.state(newest));
         let last =
@@ -47,16 +52,25 @@ impl One<'_> {
             state: Some(state),
             last_state: last,
             user: newest.and_then(user),
-            resources: self.member.container.resources.clone(),
+            resources: self.resources(newest),
+            allocated_resources: self.member.container.resources.as_ref().and_then(|own| own.requests.clone()),
             volume_mounts: self.volume_mounts(),
             ..Default::default()
         };
         self.waiting(&mut status, newest, now);
         self.carry_over(&mut status, newest);
         let started = newest.is_some_and(|newest| self.is_started(newest));
-        status.started = Some(started);
+        // Nothing ever waits for an ephemeral one to be up.
+        status.started = (self.member.role != Role::Ephemeral).then_some(started);
         status.ready = self.is_ready(newest, started);
         status
+    }
+
+    /// What its cgroup has while it runs; else what it was granted.
+    fn resources(&self, newest: Option<&Container>) -> Option<ResourceRequirements> {
+        let actuated = newest.filter(|newest| newest.state.is_running()).and(self.of.inputs.kept.actuated.as_ref());
+        let actuated = actuated.and_then(|actuated| actuated.get(&self.member.container.name));
+        actuated.or(self.member.container.resources.as_ref()).cloned()
     }
 
     /// Newest first, two at most. What is being started is shown once its postStart hook is through.
@@ -71,7 +85,7 @@ impl One<'_> {
 
     fn not_yet(&self) -> ContainerState {
         let members = roles::members(self.of.inputs.pod);
-        let has_init = members.iter().any(|member| member.role != Role::Regular);
+        let has_init = members.iter().any(|member| member.role.is_init());
         waiting(if has_init { "PodInitializing" } else { "ContainerCreating" }, None)
     }
 
@@ -138,6 +152,9 @@ impl One<'_> {
     /// What the runtime forgot is taken from the former status.
     fn carry_over(&self, status: &mut ContainerStatus, newest: Option<&Container>) {
         let Some(before) = self.before() else { return };
+        if newest.is_none() && self.is_removed_to_restart(before) {
+            return self.restarting_all(status, before);
+        }
         let newer_count = newest.is_none() && before.restart_count > status.restart_count;
         if newer_count {
             status.restart_count = before.restart_count;
@@ -147,6 +164,26 @@ impl One<'_> {
         } else if status.last_state.is_none() && before.restart_count == status.restart_count {
             status.last_state = before.last_state.clone();
         }
+    }
+
+    fn is_removed_to_restart(&self, before: &ContainerStatus) -> bool {
+        let waited = before.state.as_ref().is_some_and(|state| state.waiting.is_some());
+        let begun = self.of.inputs.kept.restart_all.is_some() && !self.of.inputs.life.is_ending();
+        let begun = begun && self.member.role != Role::Ephemeral;
+        begun && !waited && before.container_id.is_some()
+    }
+
+    fn restarting_all(&self, status: &mut ContainerStatus, before: &ContainerStatus) {
+        let (reason, message) =
+            ("RestartingAllContainers", "The container is removed because RestartAllContainers in place");
+        status.state = Some(waiting(reason, Some(message.to_owned())));
+        status.last_state = Some(terminated(ContainerStateTerminated {
+            exit_code: 137,
+            reason: Some(reason.to_owned()),
+            message: Some(message.to_owned()),
+            ..Default::default()
+        }));
+        status.restart_count = before.restart_count.saturating_add(1);
     }
 
     fn vanished(&self, status: &mut ContainerStatus, before: &ContainerStatus) {
@@ -174,6 +211,8 @@ impl One<'_> {
             };
             if self.of.inputs.life.is_ending() {
                 status.state = Some(terminated(end));
+                status.container_id = before.container_id.clone();
+                status.image_id = before.image_id.clone();
             } else {
                 status.last_state = Some(terminated(end));
                 status.restart_count = before.restart_count.saturating_add(1);
@@ -192,7 +231,8 @@ impl One<'_> {
 
     fn before(&self) -> Option<&ContainerStatus> {
         let before = self.of.before?;
-        let all = before.container_statuses.iter().chain(&before.init_container_statuses).flatten();
+        let all = before.container_statuses.iter().chain(&before.init_container_statuses);
+        let all = all.chain(&before.ephemeral_container_statuses).flatten();
         all.into_iter().find(|status| status.name == self.member.container.name)
     }
 
@@ -220,7 +260,7 @@ impl One<'_> {
     }
 
     fn is_ready(&self, newest: Option<&Container>, started: bool) -> bool {
-        let Some(newest) = newest else { return false };
+        let Some(newest) = newest.filter(|_| self.member.role != Role::Ephemeral) else { return false };
         if self.member.role == Role::Init {
             return matches!(newest.state, State::Exited { code: 0, .. });
         }

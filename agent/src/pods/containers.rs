@@ -24,17 +24,19 @@ enum Next {
 }
 
 /// Plans for every container. `sandbox` is the sandbox to join, or `None` while there is none yet: images are made
-/// sure of meanwhile.
+/// sure of meanwhile. While `resizing` nothing is started.
 pub(super) fn keep(
     plan: &mut Plan,
     inputs: &Inputs<'_>,
     members: &[Member<'_>],
     sandbox: Option<&str>,
+    resizing: bool,
     now: Timestamp,
 ) {
     let Some(spec) = inputs.pod.spec.as_ref() else { return };
     strangers(plan, inputs, members, now);
-    let pass = Pass { inputs, spec, sandbox, now };
+    let pass = Pass { inputs, spec, sandbox, resizing, now };
+    pass.ephemeral(plan, members);
     if phase::is_initialized(inputs, members) {
         pass.sidecars(plan, members);
         pass.regular(plan, members);
@@ -56,6 +58,7 @@ struct Pass<'a> {
     inputs: &'a Inputs<'a>,
     spec: &'a PodSpec,
     sandbox: Option<&'a str>,
+    resizing: bool,
     now: Timestamp,
 }
 
@@ -67,6 +70,18 @@ impl Pass<'_> {
         }
     }
 
+    /// Started once, also before the pod is initialised; one that wants to look into another waits until that is there.
+    fn ephemeral(&self, plan: &mut Plan, members: &[Member<'_>]) {
+        for member in members.iter().filter(|member| member.role == Role::Ephemeral) {
+            let instance = self.inputs.seen.newest(&member.container.name);
+            let fresh = instance.is_none_or(|instance| instance.state == State::Created);
+            let target = member.target.is_none_or(|target| self.inputs.seen.newest(target).is_some());
+            if fresh && target {
+                self.start(plan, member, instance, None, false);
+            }
+        }
+    }
+
     fn sidecars(&self, plan: &mut Plan, members: &[Member<'_>]) {
         for member in members.iter().filter(|member| member.role == Role::Sidecar) {
             self.one(plan, member, false);
@@ -75,10 +90,11 @@ impl Pass<'_> {
 
     /// Init containers strictly in order; `Goes` once all of them have done their part.
     fn init(&self, plan: &mut Plan, members: &[Member<'_>]) -> Next {
-        let init: Vec<_> = members.iter().filter(|member| member.role != Role::Regular).collect();
+        let init: Vec<_> = members.iter().filter(|member| member.role.is_init()).collect();
         let here = |member: &Member<'_>| self.inputs.seen.newest(&member.container.name).filter(|c| self.is_here(c));
         // What comes before the last one that was begun is done, even where it was removed since.
-        let begun = init.iter().rposition(|member| here(member).is_some());
+        let starting = |member: &Member<'_>| self.inputs.progress.is_doing(&Job::Start(member.container.name.clone()));
+        let begun = init.iter().rposition(|member| here(member).is_some() || starting(member));
         for (at, member) in init.iter().enumerate() {
             match (member.role, begun) {
                 (Role::Init, Some(begun)) if at < begun => {}
@@ -174,16 +190,20 @@ impl Pass<'_> {
             return Next::Goes;
         }
         if !progress.images.contains_key(name) {
-            plan.step(progress, Step::Image { container: name.clone() });
+            let image = member.container.image.clone().unwrap_or_default();
+            plan.step(progress, Step::Image { container: name.clone(), image });
             return Next::Waits;
         }
-        let (Some(sandbox), true, false) = (self.sandbox, progress.volumes.is_some(), blocked) else {
+        let (Some(sandbox), true, false) = (self.sandbox, progress.volumes.is_some(), blocked || self.resizing) else {
             return Next::Waits;
         };
         let created = old.filter(|old| old.state == State::Created);
         let restarts = match (created, old) {
             (Some(created), _) => Some(created.attempt),
-            (None, old) => old.map(|old| old.attempt.saturating_add(1)),
+            (None, old) => {
+                let known = self.inputs.kept.attempts.get(name).copied();
+                old.map(|old| old.attempt).max(known).map(|newest| newest.saturating_add(1))
+            }
         };
         let replaces = created.map(|created| created.id.clone());
         let (container, sandbox) = (name.clone(), sandbox.to_owned());
@@ -206,7 +226,7 @@ impl Pass<'_> {
     }
 
     fn reason_to_kill(&self, member: &Member<'_>, instance: &Container) -> Option<(String, Timestamp, bool)> {
-        let container = member.container;
+        let container = &member.container;
         let what = if member.role == Role::Regular { "Container" } else { "Init container" };
         if instance.hash.is_some_and(|hash| hash != definition_hash(container)) {
             let suffix = if member.role == Role::Regular { ", will be restarted" } else { "" };
@@ -220,12 +240,12 @@ impl Pass<'_> {
         Some((message, self.probe_grace(probe), again))
     }
 
-    fn failed_probe<'m>(&self, member: &Member<'m>, instance: &Container) -> Option<(&'m Probe, &'static str)> {
+    fn failed_probe<'m>(&self, member: &'m Member<'_>, instance: &Container) -> Option<(&'m Probe, &'static str)> {
         let results = self.inputs.probes.containers.get(&member.container.name)?;
         if results.container_id != instance.id {
             return None;
         }
-        let container = member.container;
+        let container = &member.container;
         match (results.startup, results.liveness) {
             (Some(Outcome::Failure), _) => container.startup_probe.as_ref().map(|probe| (probe, "startup")),
             (_, Some(Outcome::Failure)) => container.liveness_probe.as_ref().map(|probe| (probe, "liveness")),
@@ -249,7 +269,7 @@ impl Pass<'_> {
 
 /// What restart delays are about: changing the image or the resources starts them afresh.
 pub(super) fn crash_key(member: &Member<'_>) -> String {
-    let container = member.container;
+    let container = &member.container;
     // Keys are strings and numbers only: encoding cannot fail.
     let resources = serde_json::to_string(&container.resources).unwrap_or_default();
     format!("{}|{}", container.image.as_deref().unwrap_or_default(), resources)

@@ -55,12 +55,13 @@ pub(super) fn unread(pod: &Pod, seen: &Observed, read: &BTreeMap<String, String>
 pub(super) fn of(log_root: &Path, pod: &Pod, container: &Container) -> String {
     let State::Exited { code, reason, .. } = &container.state else { return String::new() };
     let member = roles::member(pod, &container.name);
-    let policy = member.and_then(|member| member.container.termination_message_policy.as_deref());
+    let falls_back =
+        |m: &roles::Member<'_>| m.container.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
     let log = logs::pod_dir(log_root, pod).join(logs::relative(&container.name, container.attempt));
     read(&Ended {
         file: container.message_file.as_deref().map(Path::new),
         log: &log,
-        fall_back: policy == Some("FallbackToLogsOnError"),
+        fall_back: member.as_ref().is_some_and(falls_back),
         code: *code,
         reason,
     })

@@ -24,6 +24,8 @@ mod phase;
 pub mod plan;
 mod probing;
 pub mod registry;
+mod resizing;
+mod restart_all;
 pub mod roles;
 mod sandbox;
 pub mod seams;

@@ -32,6 +32,11 @@ pub(super) fn all_run(status: &PodStatus) -> bool {
         && containers.iter().all(|container| container.state.as_ref().is_some_and(|state| state.running.is_some()))
 }
 
+/// The phase is a terminal one.
+pub(super) fn is_over(status: &PodStatus) -> bool {
+    matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"))
+}
+
 /// Takes in how a step came out; the event is for the pod's life.
 pub(super) fn fold(progress: &mut Progress, kept: &mut Kept, tools: &Tools, pod: &Pod, done: Done) -> Option<Event> {
     match done {
@@ -46,12 +51,14 @@ pub(super) fn fold(progress: &mut Progress, kept: &mut Kept, tools: &Tools, pod:
         Done::SetUp(Err(failed)) | Done::Refreshed(Err(failed)) => {
             progress.volume_trouble = Some(trouble(tools, failed));
         }
-        Done::Image { container, result: Ok(facts) } => {
+        // Another image is wanted by now: what came of this one says nothing.
+        Done::Image { container, image, .. } if !is_wanted(pod, &container, &image) => {}
+        Done::Image { container, result: Ok(facts), .. } => {
             kept.pulls.remove(&container);
             progress.container_trouble.remove(&container);
             progress.images.insert(container, facts);
         }
-        Done::Image { container, result: Err(error) } => {
+        Done::Image { container, result: Err(error), .. } => {
             let trouble = image_trouble(kept, tools, pod, &container, &error);
             progress.container_trouble.insert(container, trouble);
         }
@@ -65,6 +72,11 @@ pub(super) fn fold(progress: &mut Progress, kept: &mut Kept, tools: &Tools, pod:
                 progress.container_trouble.insert(container, Trouble { has_run, ..trouble(tools, failed) });
             }
         },
+        Done::Resized(Ok(amounts)) => {
+            kept.actuated = Some(amounts);
+            progress.resize_trouble = None;
+        }
+        Done::Resized(Err(failed)) => progress.resize_trouble = Some(trouble(tools, failed)),
         Done::PreStopped { id } => progress.hooks_done.push(id),
         Done::Killed { id, result } => {
             progress.killed.insert(id, Timestamp::now());
@@ -94,8 +106,13 @@ pub(super) fn broken(progress: &mut Progress, job: &Job, tools: &Tools) {
             progress.killed.insert(id.clone(), Timestamp::now());
             undo_trouble(progress, Err(failed()));
         }
+        Job::Resize => progress.resize_trouble = Some(trouble(tools, failed())),
         Job::PreStop(_) | Job::Remove(_) | Job::Undo => undo_trouble(progress, Err(failed())),
     }
+}
+
+fn is_wanted(pod: &Pod, container: &str, image: &str) -> bool {
+    roles::member(pod, container).is_some_and(|member| member.container.image.as_deref() == Some(image))
 }
 
 fn undo_trouble(progress: &mut Progress, result: Result<(), Failed>) {

@@ -14,7 +14,7 @@ pub(super) fn is_initialized(inputs: &Inputs<'_>, members: &[Member<'_>]) -> boo
         // An end does not count: after a reboot the initialisation runs again.
         instance.is_some_and(|instance| matches!(instance.state, State::Created | State::Running { .. }))
     };
-    !members.iter().any(|member| member.role != Role::Regular)
+    !members.iter().any(|member| member.role.is_init())
         || members.iter().any(|member| member.role == Role::Regular && begun(member))
 }
 

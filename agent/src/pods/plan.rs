@@ -6,14 +6,15 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
-use super::backoff::{Backoff, Limits, signed};
+use super::backoff::{self, Backoff, Limits, signed};
 use super::container_status::flips;
 use super::life::{Event, Life, Verdict};
 use super::roles::{self, Member, Role};
 use super::step::{Job, Progress, Step};
-use super::{containers, phase, sandbox, stop};
+use super::{containers, outcome, phase, resizing, restart_all, sandbox, stop};
 use crate::observe::Observed;
 use crate::probes::ProbeResults;
+use crate::resources::resize::{self, Amounts, Pending};
 
 /// Everything that a decision depends on, besides the time.
 #[derive(Clone, Copy)]
@@ -48,6 +49,16 @@ pub struct Kept {
     pub again: Vec<String>,
     /// The node did not take the pod: nothing of it ever was.
     pub rejected: bool,
+    /// The newest instance that was ever seen, by container name: counts go on behind it.
+    pub attempts: BTreeMap<String, u32>,
+    /// The container whose end restarts all others, until nothing of them is left.
+    pub restart_all: Option<String>,
+    /// What was granted of what the manifest wants.
+    pub allocated: Option<Amounts>,
+    /// What the cgroups have; nothing before there is one.
+    pub actuated: Option<Amounts>,
+    /// What the manifest wants and could not be granted.
+    pub pending: Option<Pending>,
 }
 
 /// What to do now, what is waited for, and when to look again at the latest.
@@ -59,6 +70,17 @@ pub struct Plan {
     pub wake: Option<Timestamp>,
     /// Containers that wait for their restart delay: until when, and how long the delay is.
     pub crash_loops: BTreeMap<String, CrashLoop>,
+    /// A restart of all containers that begins or is over.
+    pub restart_all: Option<RestartAll>,
+}
+
+/// A turn in a restart of all containers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RestartAll {
+    /// This container's end demands it.
+    Begins(String),
+    /// Nothing of the containers is left.
+    Over,
 }
 
 /// A container that waits for its restart.
@@ -89,7 +111,8 @@ impl Plan {
     /// A trouble holds a thing up until its retry; true once it may be tried again.
     pub(super) fn may_try(&mut self, trouble: Option<&super::step::Trouble>, now: Timestamp) -> bool {
         match trouble {
-            Some(trouble) if trouble.retry > now => {
+            // What happened in the future happened before the clock was set back: it is tried at once.
+            Some(trouble) if trouble.retry > now && trouble.since <= now => {
                 let shown_differently = Some(flips(trouble)).filter(|at| trouble.pull_of.is_some() && *at > now);
                 self.wake(shown_differently.map_or(trouble.retry, |at| at.min(trouble.retry)));
                 false
@@ -120,7 +143,8 @@ fn ended(inputs: &Inputs<'_>, now: Timestamp) -> Option<Verdict> {
         });
     }
     let busy = inputs.progress.doing.keys().any(|job| matches!(job, Job::Start(_)));
-    if busy {
+    let restarting = inputs.kept.restart_all.is_some();
+    if busy || (restarting && sandbox::need(inputs, &roles::members(inputs.pod)) != sandbox::Need::Nothing) {
         return None;
     }
     phase::verdict(inputs)
@@ -139,6 +163,42 @@ pub fn grace(pod: &Pod, now: Timestamp) -> Timestamp {
     let deleted = pod.metadata.deletion_grace_period_seconds;
     let seconds = u64::try_from(deleted.unwrap_or(seconds)).unwrap_or(0).max(1);
     now.saturating_add(signed(Duration::from_secs(seconds))).unwrap_or(Timestamp::MAX)
+}
+
+/// Which instances there were: whoever forgets or removes them, counts go on behind them.
+pub fn note(kept: &mut Kept, seen: &Observed) {
+    for container in &seen.containers {
+        match kept.attempts.get_mut(&container.name) {
+            Some(newest) => *newest = container.attempt.max(*newest),
+            None => drop(kept.attempts.insert(container.name.clone(), container.attempt)),
+        }
+    }
+}
+
+/// What the steps of a plan change in memory: on disk before they begin.
+pub fn book(kept: &mut Kept, pod: &Pod, plan: &Plan, now: Timestamp, crash: Limits) {
+    for step in &plan.steps {
+        match step {
+            Step::Start(start) => {
+                if let Some(failed) = start.after {
+                    let key = outcome::crash_key(pod, &start.container);
+                    let raised = backoff::raise(kept.crash.get(&start.container), &key, failed, now, crash);
+                    kept.crash.insert(start.container.clone(), raised);
+                }
+            }
+            Step::Kill(kill) if kill.again && !kept.again.contains(&kill.id) => kept.again.push(kill.id.clone()),
+            Step::Sandbox { .. } => kept.actuated = Some(resize::amounts(pod)),
+            _ => {}
+        }
+        if let (Step::Start(start), Some(actuated)) = (step, &mut kept.actuated) {
+            resize::adopt(actuated, pod, &start.container);
+        }
+    }
+    match &plan.restart_all {
+        Some(RestartAll::Begins(container)) => kept.restart_all = Some(container.clone()),
+        Some(RestartAll::Over) => kept.restart_all = None,
+        None => {}
+    }
 }
 
 /// What to do now.
@@ -175,7 +235,11 @@ fn running(plan: &mut Plan, inputs: &Inputs<'_>, now: Timestamp) {
             return;
         }
     };
-    containers::keep(plan, inputs, &members, joined.as_deref(), now);
+    if restart_all::goes_on(plan, inputs, &members, now) {
+        return;
+    }
+    let resizing = joined.as_deref().is_some_and(|sandbox| resizing::keep(plan, inputs, &members, sandbox, now));
+    containers::keep(plan, inputs, &members, joined.as_deref(), resizing, now);
     remains(plan, inputs, now);
 }
 

@@ -26,7 +26,7 @@ impl Told {
 
     /// Tells what changed. A container whose postStart hook is still busy does not count as running.
     pub(super) fn tell(&mut self, tools: &Tools, uid: &PodUid, pod: &Pod, seen: &Observed, progress: &Progress) {
-        for member in roles::members(pod).iter().filter(|member| is_probed(member.container)) {
+        for member in roles::members(pod).iter().filter(|member| is_probed(&member.container)) {
             let name = &member.container.name;
             let starting = progress.is_doing(&Job::Start(name.clone()));
             if starting && !self.ours.contains(name) {

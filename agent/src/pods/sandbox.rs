@@ -71,7 +71,8 @@ pub(super) fn replace(plan: &mut Plan, inputs: &Inputs<'_>, attempt: u32, now: T
         return;
     }
     // Init containers run again in a new sandbox: their ends in the old one say nothing.
-    let init = roles::members(inputs.pod).into_iter().filter(|member| !is_regular(member));
+    let members = roles::members(inputs.pod);
+    let init = members.iter().filter(|member| member.role.is_init());
     let names: Vec<_> = init.map(|member| member.container.name.as_str()).collect();
     let mut clean = true;
     for old in seen.containers.iter().filter(|container| names.contains(&container.name.as_str())) {

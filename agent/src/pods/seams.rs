@@ -50,7 +50,7 @@ pub trait PodVolumes: Send + Sync {
 #[derive(Debug, thiserror::Error)]
 #[error("{what} the cgroup {path}")]
 pub struct CgroupError {
-    /// `making` or `removing`.
+    /// `making`, `changing` or `removing`.
     pub what: &'static str,
     /// The cgroup, from the hierarchy's root.
     pub path: String,
@@ -63,6 +63,8 @@ pub struct CgroupError {
 pub trait PodCgroups: Send + Sync {
     /// Makes the cgroup with these values; fine to call twice.
     async fn ensure(&self, path: &str, resources: &LinuxContainerResources) -> Result<(), CgroupError>;
+    /// Changes what is set in `resources`, and leaves the rest.
+    async fn update(&self, path: &str, resources: &LinuxContainerResources) -> Result<(), CgroupError>;
     /// Removes it with everything in it; fine to call twice.
     async fn remove(&self, path: &str) -> Result<(), CgroupError>;
 }

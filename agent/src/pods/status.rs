@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerStatus, HostIP, Pod, PodIP, PodStatus};
+use k8s_openapi::api::core::v1::{ContainerStatus, HostIP, Pod, PodIP, PodStatus, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::life::Life;
 use super::plan::{Inputs, Plan};
-use super::roles::{self, Role};
+use super::roles::Role;
 use super::{conditions, container_status, sandbox};
 use crate::container::on_host_network;
 use crate::resources::qos;
@@ -37,8 +39,11 @@ pub fn status(of: &StatusInputs<'_>, now: Timestamp) -> PodStatus {
     }
     let containers = container_status::all(of, now);
     let phase = phase(of, &containers);
-    let (init, mut regular): (Vec<_>, Vec<_>) = containers.into_iter().partition(|(role, _)| *role != Role::Regular);
+    let (init, rest): (Vec<_>, Vec<_>) = containers.into_iter().partition(|(role, _)| role.is_init());
+    let (mut regular, mut ephemeral): (Vec<_>, Vec<_>) = rest.into_iter().partition(|(role, _)| *role == Role::Regular);
     regular.sort_by(|(_, a), (_, b)| a.name.cmp(&b.name));
+    ephemeral.sort_by(|(_, a), (_, b)| a.name.cmp(&b.name));
+    let (allocated, resources) = whole(of);
     let plain = |list: Vec<(Role, ContainerStatus)>| {
         let list: Vec<_> = list.into_iter().map(|(_, status)| status).collect();
         (!list.is_empty()).then_some(list)
@@ -55,6 +60,9 @@ pub fn status(of: &StatusInputs<'_>, now: Timestamp) -> PodStatus {
         conditions: Some(conditions),
         init_container_statuses: plain(init),
         container_statuses: plain(regular),
+        ephemeral_container_statuses: plain(ephemeral),
+        allocated_resources: allocated,
+        resources,
         host_ip: of.node_ips.first().cloned(),
         host_ips: (!of.node_ips.is_empty()).then(|| of.node_ips.iter().map(|ip| HostIP { ip: ip.clone() }).collect()),
         pod_ip: ips.first().cloned(),
@@ -76,6 +84,13 @@ fn rejected(of: &StatusInputs<'_>, now: Timestamp) -> PodStatus {
         message: verdict.message,
         ..pending(inputs.pod, inputs.kept.started.unwrap_or(now))
     }
+}
+
+/// What a pod with resources of its own was granted, and what its cgroup has.
+fn whole(of: &StatusInputs<'_>) -> (Option<BTreeMap<String, Quantity>>, Option<ResourceRequirements>) {
+    let granted = of.inputs.pod.spec.as_ref().and_then(|spec| spec.resources.as_ref());
+    let actuated = of.inputs.kept.actuated.as_ref().and_then(|actuated| actuated.get(""));
+    (granted.and_then(|granted| granted.requests.clone()), granted.map(|granted| actuated.unwrap_or(granted).clone()))
 }
 
 /// API times have whole seconds.
@@ -109,29 +124,20 @@ fn before_ips(of: &StatusInputs<'_>) -> Vec<String> {
 
 fn phase(of: &StatusInputs<'_>, containers: &[(Role, ContainerStatus)]) -> &'static str {
     let inputs = &of.inputs;
-    let verdict = inputs.life.end().and_then(|end| end.verdict.as_ref());
-    if let Some(verdict) = verdict.filter(|_| !inputs.seen.anything_runs()) {
-        return if verdict.succeeded { "Succeeded" } else { "Failed" };
+    let counts = Counts::of(containers);
+    if let Life::Stopped { end, .. } = inputs.life {
+        let all_well = counts.stopped > 0 && counts.succeeded == counts.stopped && counts.unknown + counts.waiting == 0;
+        let succeeded = end.verdict.as_ref().map_or(all_well, |verdict| verdict.succeeded);
+        return if succeeded { "Succeeded" } else { "Failed" };
     }
-    let counts = Counts::of(of, containers);
-    // The order of these is the kubelet's: what initialises comes before what runs.
+    // The order of these is the kubelet's: what initialises comes before what runs. No other phase is terminal: while
+    // a pod lives, or ends, something of it may still come up.
     if counts.initializing || counts.waiting > 0 {
         "Pending"
-    } else if counts.running > 0 && counts.unknown == 0 {
+    } else if counts.running + counts.stopped > 0 && counts.unknown == 0 {
         "Running"
-    } else if counts.stopped > 0 && counts.unknown == 0 {
-        ended(of, &counts)
     } else {
         "Pending"
-    }
-}
-
-fn ended(of: &StatusInputs<'_>, counts: &Counts) -> &'static str {
-    let deleted = of.inputs.life.end().is_some_and(|end| end.deleted) && !of.inputs.seen.anything_runs();
-    match () {
-        () if counts.restartable && !deleted => "Running",
-        () if counts.succeeded == counts.stopped => "Succeeded",
-        () => "Failed",
     }
 }
 
@@ -143,18 +149,19 @@ struct Counts {
     stopped: usize,
     succeeded: usize,
     unknown: usize,
-    restartable: bool,
 }
 
 impl Counts {
-    fn of(of: &StatusInputs<'_>, containers: &[(Role, ContainerStatus)]) -> Self {
+    fn of(containers: &[(Role, ContainerStatus)]) -> Self {
         let mut counts = Self::default();
         let begun = containers.iter().any(|(role, status)| *role == Role::Regular && status.container_id.is_some());
         for (role, status) in containers {
             match role {
                 Role::Init => counts.initializing |= !begun && !is_done(status),
                 Role::Sidecar => counts.sidecar(status, begun),
-                Role::Regular => counts.regular(of, status),
+                Role::Regular => counts.regular(status),
+                // Whoever looks into a pod changes nothing about it.
+                Role::Ephemeral => {}
             }
         }
         counts
@@ -167,30 +174,21 @@ impl Counts {
         self.initializing |= !(begun || ready);
     }
 
-    fn regular(&mut self, of: &StatusInputs<'_>, status: &ContainerStatus) {
+    fn regular(&mut self, status: &ContainerStatus) {
         let state = status.state.clone().unwrap_or_default();
         let last = status.last_state.as_ref().and_then(|last| last.terminated.as_ref());
         match (&state.running, &state.terminated, last) {
             (Some(_), ..) => self.running += 1,
-            (None, Some(end), _) => self.stop(of, status, end.exit_code, end.reason.as_deref()),
-            (None, None, Some(end)) if state.waiting.is_some() => {
-                self.stop(of, status, end.exit_code, end.reason.as_deref());
-                // It waits for its turn: it is not at its end.
-                self.restartable = true;
-            }
+            (None, Some(end), _) => self.stop(end.exit_code),
+            (None, None, Some(end)) if state.waiting.is_some() => self.stop(end.exit_code),
             (None, None, _) if state.waiting.is_some() => self.waiting += 1,
             _ => self.unknown += 1,
         }
     }
 
-    fn stop(&mut self, of: &StatusInputs<'_>, status: &ContainerStatus, code: i32, reason: Option<&str>) {
+    fn stop(&mut self, code: i32) {
         self.stopped += 1;
         self.succeeded += usize::from(code == 0);
-        let member = roles::member(of.inputs.pod, &status.name);
-        let spec = of.inputs.pod.spec.as_ref();
-        self.restartable |= member
-            .zip(spec)
-            .is_some_and(|(member, spec)| roles::restarts(spec, &member, code, reason.unwrap_or_default()));
     }
 }
 

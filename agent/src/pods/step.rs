@@ -8,10 +8,11 @@ use jiff::Timestamp;
 use super::life::Undo;
 use crate::container::ImageFacts;
 use crate::observe::Container;
+use crate::resources::resize::Amounts;
 use crate::volumes::MountedVolumes;
 
 /// One thing to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Step {
     /// Directories, cgroup and volumes.
     SetUp,
@@ -21,6 +22,8 @@ pub enum Step {
     Image {
         /// The container.
         container: String,
+        /// The image: it may be another one by the time this one is there.
+        image: String,
     },
     /// A sandbox is made.
     Sandbox {
@@ -45,8 +48,10 @@ pub enum Step {
     },
     /// A container is stopped.
     Kill(Kill),
-    /// A dead container is removed with its log.
+    /// A dead container is removed.
     Remove(Remains),
+    /// The cgroups of what runs follow what was granted.
+    Resize(Resize),
     /// A dead sandbox is removed.
     RemoveSandbox {
         /// Its id.
@@ -88,6 +93,17 @@ pub struct Kill {
     pub again: bool,
 }
 
+/// A change of resources under running containers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Resize {
+    /// What the cgroups have now.
+    pub from: Amounts,
+    /// Name and id of every container that runs.
+    pub running: Vec<(String, String)>,
+    /// The pod's sandbox.
+    pub sandbox: String,
+}
+
 /// What is left of a container that ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remains {
@@ -99,6 +115,8 @@ pub struct Remains {
     pub attempt: u32,
     /// Its termination message on this node.
     pub message_file: Option<String>,
+    /// Its log stays: nothing that follows takes its place.
+    pub keep_log: bool,
 }
 
 impl From<&Container> for Remains {
@@ -108,6 +126,7 @@ impl From<&Container> for Remains {
             container: container.name.clone(),
             attempt: container.attempt,
             message_file: container.message_file.clone(),
+            keep_log: false,
         }
     }
 }
@@ -129,6 +148,8 @@ pub enum Job {
     Kill(String),
     /// Removing a container or sandbox, by id.
     Remove(String),
+    /// Changing the cgroups of what runs.
+    Resize,
     /// Giving back.
     Undo,
 }
@@ -136,19 +157,21 @@ pub enum Job {
 impl Step {
     /// Nothing new comes of it.
     pub fn takes_away(&self) -> bool {
-        !matches!(self, Self::SetUp | Self::Refresh | Self::Image { .. } | Self::Sandbox { .. } | Self::Start(_))
+        let new = matches!(self, Self::SetUp | Self::Refresh | Self::Image { .. } | Self::Sandbox { .. });
+        !new && !matches!(self, Self::Start(_) | Self::Resize(_))
     }
 
     /// What the step is busy with.
     pub fn job(&self) -> Job {
         match self {
             Self::SetUp | Self::Refresh => Job::Volumes,
-            Self::Image { container } => Job::Image(container.clone()),
+            Self::Image { container, .. } => Job::Image(container.clone()),
             Self::Sandbox { .. } | Self::StopSandbox { .. } => Job::Sandbox,
             Self::Start(start) => Job::Start(start.container.clone()),
             Self::PreStop { id, .. } => Job::PreStop(id.clone()),
             Self::Kill(kill) => Job::Kill(kill.id.clone()),
             Self::Remove(Remains { id, .. }) | Self::RemoveSandbox { id } => Job::Remove(id.clone()),
+            Self::Resize(_) => Job::Resize,
             Self::Undo(_) => Job::Undo,
         }
     }
@@ -188,6 +211,8 @@ pub struct Progress {
     pub sandbox_trouble: Option<Trouble>,
     /// What keeps containers from starting, by name.
     pub container_trouble: BTreeMap<String, Trouble>,
+    /// What keeps a resize from being done.
+    pub resize_trouble: Option<Trouble>,
     /// What keeps things from being removed or given back.
     pub undo_trouble: Option<Trouble>,
     /// Containers whose preStop hook was run, by id.

@@ -15,6 +15,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Stops every container of a pod that ends, until `deadline`.
 pub(super) fn stopping(plan: &mut Plan, inputs: &Inputs<'_>, deadline: Timestamp, now: Timestamp) {
+    // A clock that was set back must not make a grace period longer than it is.
+    let deadline = deadline.min(grace(inputs.pod, now));
     let order: Vec<_> = roles::members(inputs.pod);
     let place = |container: &Container| order.iter().position(|member| member.container.name == container.name);
     let is_sidecar = |at: usize| order[at].role == Role::Sidecar;
@@ -22,7 +24,8 @@ pub(super) fn stopping(plan: &mut Plan, inputs: &Inputs<'_>, deadline: Timestamp
         let held = place(container).filter(|at| is_sidecar(*at)).is_some_and(|at| {
             // Regular containers and later sidecars come first; plain init containers hold nothing up.
             inputs.seen.containers.iter().any(|other| {
-                let later = place(other).is_some_and(|other| other > at && order[other].role != Role::Init);
+                let later = place(other)
+                    .is_some_and(|other| other > at && matches!(order[other].role, Role::Regular | Role::Sidecar));
                 other.state.may_run() && later
             })
         });
@@ -46,8 +49,8 @@ pub(super) fn everything(plan: &mut Plan, inputs: &Inputs<'_>, now: Timestamp) {
 
 fn pre_stop_early(plan: &mut Plan, inputs: &Inputs<'_>, container: &Container, deadline: Timestamp) {
     let member = roles::member(inputs.pod, &container.name);
-    let hook = member.and_then(|member| member.container.lifecycle.as_ref()?.pre_stop.as_ref());
-    if hook.is_some() && !inputs.progress.hooks_done.contains(&container.id) {
+    let has_hook = member.is_some_and(|m| m.container.lifecycle.as_ref().is_some_and(|l| l.pre_stop.is_some()));
+    if has_hook && !inputs.progress.hooks_done.contains(&container.id) {
         let (id, container) = (container.id.clone(), container.name.clone());
         plan.step(inputs.progress, Step::PreStop { id, container, deadline });
     }
@@ -64,7 +67,8 @@ pub(super) fn kill(
     now: Timestamp,
 ) {
     // A runtime that says it stopped a container and shows it running, or cannot stop it, is not asked without pause.
-    let not_before = inputs.progress.killed.get(&container.id).and_then(|at| at.saturating_add(signed(PAUSE)).ok());
+    let killed = inputs.progress.killed.get(&container.id).filter(|at| **at <= now);
+    let not_before = killed.and_then(|at| at.saturating_add(signed(PAUSE)).ok());
     if let Some(at) = not_before.filter(|at| *at > now) {
         plan.wake(at);
         return;

@@ -19,6 +19,7 @@ use crate::fields::Allocatable;
 use crate::images::Images;
 use crate::names::{ObjectName, PodUid};
 use crate::resources::cgroup_values;
+use crate::resources::ledger::Ledger;
 use crate::timeline::Timelines;
 use crate::view::PodView;
 
@@ -52,6 +53,8 @@ pub struct Tools {
     pub cgroup_facts: cgroup_values::Node,
     /// What pods may use.
     pub allocatable: Allocatable,
+    /// What pods were granted.
+    pub ledger: Ledger,
 }
 
 impl Tools {

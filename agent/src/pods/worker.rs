@@ -1,5 +1,6 @@
 //! One task per pod: wait, look, decide, tell, do. Every reason to wake does the same work.
 
+mod granted;
 mod jobs;
 
 use std::collections::{BTreeMap, HashMap};
@@ -8,14 +9,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::PodStatus;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use super::awaits;
-use super::backoff::{self, Limits, signed};
+use super::backoff::{Limits, signed};
 use super::execute::Done;
 use super::life::{self, Event, Life};
 use super::mailbox::{Mailbox, Want, Wish};
@@ -70,7 +71,12 @@ pub(super) struct Worker {
     tools: Arc<Tools>,
     uid: PodUid,
     ear: Arc<Ear>,
+    /// What is worked with: the pod with the resources that were granted.
     want: Want,
+    /// The pod as its manifest has it.
+    desired: Arc<Pod>,
+    /// When a resize that was put off is looked at again.
+    reconsider: Timestamp,
     life: Life,
     kept: Kept,
     progress: Progress,
@@ -88,7 +94,15 @@ pub(super) struct Worker {
     started_in_ms: Option<u64>,
     noted: Option<Note>,
     said: BTreeMap<String, String>,
-    shown: Option<(PodStatus, Option<u64>, bool)>,
+    shown: Option<Shown>,
+}
+
+/// What people were last told.
+struct Shown {
+    pod: Arc<Pod>,
+    status: PodStatus,
+    started_in_ms: Option<u64>,
+    stopping: bool,
 }
 
 impl Worker {
@@ -100,7 +114,9 @@ impl Worker {
         let results = tools.probes.track(&want.pod, &uid, left.probes.clone());
         let mut kept = left.kept;
         kept.started.get_or_insert_with(Timestamp::now);
-        let worker = Self {
+        let mut worker = Self {
+            desired: Arc::clone(&want.pod),
+            reconsider: Timestamp::MIN,
             told: Told::new(),
             results,
             tools,
@@ -123,6 +139,7 @@ impl Worker {
             said: BTreeMap::new(),
             shown: None,
         };
+        worker.allocate();
         (worker, ear)
     }
 
@@ -150,6 +167,7 @@ impl Worker {
                 () = self.wait(wake) => {}
             }
         }
+        self.tools.ledger.release(&self.uid);
         self.tools.probes.forget(&self.uid);
         self.tools.views.forget(&self.uid);
         self.tools.timelines.forget(&self.uid);
@@ -165,8 +183,15 @@ impl Worker {
 
     fn follow(&mut self, want: Want) {
         let objects_changed = want.generation != self.want.generation;
-        self.want = want;
-        if objects_changed {
+        let pod_changed = want.pod != self.desired;
+        self.desired = Arc::clone(&want.pod);
+        let former = std::mem::replace(&mut self.want, want);
+        self.allocate();
+        if pod_changed {
+            self.forget_images(&former.pod);
+        }
+        // Files made of the pod's own fields change with it.
+        if objects_changed || pod_changed {
             // What was missing may have come: no reason to sit out the delay.
             self.progress.stale = self.progress.volumes.is_some();
             self.progress.volume_trouble = None;
@@ -185,6 +210,9 @@ impl Worker {
         {
             self.tools.say(&self.want.pod, EventType::Normal, reason, message);
         }
+        if matches!(life, Life::Stopped { .. }) {
+            self.tools.ledger.release(&self.uid);
+        }
         self.life = life;
     }
 
@@ -197,6 +225,7 @@ impl Worker {
             Ok(seen) => {
                 self.seen = seen;
                 self.seen_is_true = true;
+                plan::note(&mut self.kept, &self.seen);
                 self.hear_last_words();
             }
             Err(error) => {
@@ -244,7 +273,14 @@ impl Worker {
         while let Some(event) = plan::judge(&self.inputs(&probes), now) {
             self.live(&event);
         }
-        let plan = plan::plan(&self.inputs(&probes), now);
+        let put_off = self.kept.pending.as_ref().is_some_and(|pending| !pending.infeasible);
+        if put_off && now >= self.reconsider {
+            self.allocate();
+        }
+        let mut plan = plan::plan(&self.inputs(&probes), now);
+        if put_off {
+            plan.wake(self.reconsider);
+        }
         self.book(&plan, now);
         let before = self.status.take();
         let node_ips = self.tools.node_ips();
@@ -270,22 +306,7 @@ impl Worker {
     /// What steps change in memory is on disk before they begin.
     fn book(&mut self, plan: &Plan, now: Timestamp) {
         let limits = self.limits();
-        for step in &plan.steps {
-            match step {
-                Step::Start(start) => {
-                    if let Some(failed) = start.after {
-                        let key = outcome::crash_key(&self.want.pod, &start.container);
-                        let old = self.kept.crash.get(&start.container);
-                        let raised = backoff::raise(old, &key, failed, now, limits);
-                        self.kept.crash.insert(start.container.clone(), raised);
-                    }
-                }
-                Step::Kill(kill) if kill.again && !self.kept.again.contains(&kill.id) => {
-                    self.kept.again.push(kill.id.clone());
-                }
-                _ => {}
-            }
-        }
+        plan::book(&mut self.kept, &self.want.pod, plan, now, limits);
         for (name, crash) in &plan.crash_loops {
             if self.said.get(name) != Some(&crash.dead) {
                 self.said.insert(name.clone(), crash.dead.clone());
@@ -305,7 +326,11 @@ impl Worker {
     /// Disk first, then people and probes. False where the disk refused: nothing new may begin then.
     async fn tell(&mut self) -> bool {
         let remembered = self.remember().await;
-        self.show();
+        // An end that the next start of the agent may not know of is told to nobody.
+        let is_over = self.status.as_ref().is_some_and(outcome::is_over);
+        if remembered || !is_over {
+            self.show();
+        }
         if self.seen_is_true {
             self.told.tell(&self.tools, &self.uid, &self.want.pod, &self.seen, &self.progress);
         }
@@ -317,7 +342,7 @@ impl Worker {
             return true;
         }
         let note = Note {
-            pod: Arc::clone(&self.want.pod),
+            pod: Arc::clone(&self.desired),
             life: self.life.clone(),
             kept: self.kept.clone(),
             status: self.status.clone(),
@@ -351,20 +376,29 @@ impl Worker {
     fn show(&mut self) {
         let started = self.kept.started.unwrap_or_else(Timestamp::now);
         let status = self.status.clone().unwrap_or_else(|| status::pending(&self.want.pod, started));
-        let now = (status, self.started_in_ms, self.life.end().is_some_and(|end| end.deleted));
-        if self.shown.as_ref() == Some(&now) {
+        let (pod, started_in_ms) = (Arc::clone(&self.desired), self.started_in_ms);
+        let now = Shown { pod, status, started_in_ms, stopping: self.life.end().is_some_and(|end| end.deleted) };
+        if self.shown.as_ref().is_some_and(|shown| shown.is_same(&now)) {
             return;
         }
         self.tools.views.show(
             &self.uid,
             PodView {
-                pod: Arc::clone(&self.want.pod),
-                status: now.0.clone(),
-                started_in: now.1.map(Duration::from_millis),
-                stopping: now.2,
+                pod: Arc::clone(&now.pod),
+                status: now.status.clone(),
+                started_in: now.started_in_ms.map(Duration::from_millis),
+                stopping: now.stopping,
             },
         );
         self.shown = Some(now);
         self.tools.probes.readiness_wanted(&self.uid);
+    }
+}
+
+impl Shown {
+    fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.pod, &other.pod)
+            && (self.started_in_ms, self.stopping) == (other.started_in_ms, other.stopping)
+            && self.status == other.status
     }
 }

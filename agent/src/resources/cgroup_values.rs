@@ -84,14 +84,9 @@ fn score(request: u64, node_memory: u64) -> i64 {
 
 /// What a container may use.
 pub fn container_resources(pod: &Pod, container: &Container, node: &Node) -> v1::LinuxContainerResources {
-    let cpu_limit = qos::of_container(container, Side::Limits, "cpu").unwrap_or_default().ceil_millis();
+    let cpu_limit = limit(pod, container, "cpu").unwrap_or_default().ceil_millis();
     let cpu_request = qos::of_container(container, Side::Requests, "cpu").unwrap_or_default().ceil_millis();
-    let memory = qos::of_container(container, Side::Limits, "memory")
-        .filter(|limit| *limit > Amount::ZERO)
-        .or_else(|| pod_level(pod, "memory"))
-        .unwrap_or_default()
-        .ceil_units();
-    let memory = clamp(memory);
+    let memory = clamp(limit(pod, container, "memory").unwrap_or_default().ceil_units());
     v1::LinuxContainerResources {
         cpu_period: PERIOD as i64,
         cpu_quota: clamp(quota(cpu_limit)),
@@ -102,6 +97,12 @@ pub fn container_resources(pod: &Pod, container: &Container, node: &Node) -> v1:
         unified: unified(node),
         ..Default::default()
     }
+}
+
+/// A container's own limit, else the pod's: without one of its own the pod's is what it sees.
+pub fn limit(pod: &Pod, container: &Container, name: &str) -> Option<Amount> {
+    let own = qos::of_container(container, Side::Limits, name).filter(|limit| *limit > Amount::ZERO);
+    own.or_else(|| pod_level(pod, name))
 }
 
 fn pod_level(pod: &Pod, name: &str) -> Option<Amount> {

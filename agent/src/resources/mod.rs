@@ -2,4 +2,6 @@
 
 pub mod admission;
 pub mod cgroup_values;
+pub mod ledger;
 pub mod qos;
+pub mod resize;

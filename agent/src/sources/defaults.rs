@@ -1,10 +1,14 @@
 //! What the API server would fill in: nothing behind this has to know a default.
 
 use k8s_openapi::api::core::v1::{
-    Container, EnvVar, HTTPGetAction, Lifecycle, ObjectFieldSelector, PersistentVolume, PersistentVolumeClaim, Pod,
-    PodSpec, Probe, ProjectedVolumeSource, ResourceRequirements, Service, Toleration, Volume,
+    Container, EnvVar, EphemeralContainer, HTTPGetAction, Lifecycle, ObjectFieldSelector, PersistentVolume,
+    PersistentVolumeClaim, Pod, PodSpec, Probe, ProjectedVolumeSource, ResourceRequirements, Service, Toleration,
+    Volume,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+use crate::quantity::Amount;
 
 const FILE_MODE: i32 = 0o644;
 
@@ -27,6 +31,8 @@ pub(super) fn pod(pod: &mut Pod, node: &str) {
     };
     spec.tolerations.get_or_insert_default().push(stays);
     containers(spec);
+    spec.ephemeral_containers.iter_mut().flatten().for_each(ephemeral);
+    whole(spec);
     spec.volumes.iter_mut().flatten().for_each(volume);
 }
 
@@ -45,6 +51,26 @@ fn containers(spec: &mut PodSpec) {
                 port.host_port = port.host_port.filter(|port| *port != 0).or(Some(port.container_port));
             }
         }
+    }
+}
+
+/// Ephemeral containers have neither probes, hooks nor ports.
+fn ephemeral(container: &mut EphemeralContainer) {
+    or(&mut container.termination_message_path, "/dev/termination-log");
+    or(&mut container.termination_message_policy, "File");
+    or(&mut container.image_pull_policy, "IfNotPresent");
+    container.env.iter_mut().flatten().for_each(variable);
+}
+
+/// A pod's own limits, where it asks for nothing else: what its containers ask for, or the limits themselves.
+fn whole(spec: &mut PodSpec) {
+    let Some(own) = &mut spec.resources else { return };
+    let Some(limits) = own.limits.clone() else { return };
+    for (name, limit) in limits {
+        let asked = |c: &Container| Amount::try_from(c.resources.as_ref()?.requests.as_ref()?.get(&name)?).ok();
+        let sum = spec.containers.iter().filter_map(asked).reduce(|sum, own| sum + own);
+        let requests = own.requests.get_or_insert_default();
+        requests.entry(name.clone()).or_insert_with(|| sum.map_or(limit, |sum| Quantity(sum.to_string())));
     }
 }
 

@@ -102,10 +102,9 @@ fn add(
     let (old, objects) = (&last.objects, &mut desired.objects);
     match &manifest.object {
         Object::Pod(uid, pod) => {
-            // The uid is a hash of the content.
-            let same = last.pods.get(uid).cloned();
-            let pod = same.unwrap_or_else(|| first_seen(pod, *seen.entry(uid.clone()).or_insert(now)));
-            desired.pods.insert(uid.clone(), pod);
+            // The uid is a hash of what lasts: the rest may have changed.
+            let fresh = first_seen(pod, *seen.entry(uid.clone()).or_insert(now));
+            keep(&last.pods, &mut desired.pods, uid.clone(), &fresh);
         }
         Object::ConfigMap(map) => keep(&old.config_maps, &mut objects.config_maps, name, map),
         Object::Secret(secret) => keep(&old.secrets, &mut objects.secrets, name, secret),
@@ -121,11 +120,11 @@ fn add(
     }
 }
 
-fn first_seen(pod: &Pod, at: Timestamp) -> Arc<Pod> {
+fn first_seen(pod: &Pod, at: Timestamp) -> Pod {
     let mut pod = pod.clone();
     let annotations = pod.metadata.annotations.get_or_insert_default();
     annotations.insert("kubernetes.io/config.seen".to_owned(), format!("{at:.9}"));
-    Arc::new(pod)
+    pod
 }
 
 fn key(manifest: &Manifest) -> Key {

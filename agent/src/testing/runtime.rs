@@ -403,6 +403,38 @@ impl Runtime for FakeRuntime {
         Ok(v1::ContainerStatusResponse { status: Some(found.1.clone()), ..Default::default() })
     }
 
+    async fn update_container_resources(
+        &self,
+        request: v1::UpdateContainerResourcesRequest,
+        _: Deadline,
+    ) -> Answer<v1::UpdateContainerResourcesResponse> {
+        let linux = request.linux.unwrap_or_default();
+        let what = match linux.memory_limit_in_bytes {
+            0 => format!("quota {}", linux.cpu_quota),
+            memory => format!("memory {memory}"),
+        };
+        self.called("UpdateContainerResources", &format!("{} {what}", self.name(&request.container_id))).await?;
+        Ok(v1::UpdateContainerResourcesResponse::default())
+    }
+
+    /// Every container uses a mebibyte.
+    async fn container_stats(&self, _: v1::ContainerStatsRequest, _: Deadline) -> Answer<v1::ContainerStatsResponse> {
+        let usage_bytes = Some(v1::UInt64Value { value: 1 << 20 });
+        let memory = Some(v1::MemoryUsage { usage_bytes, ..Default::default() });
+        Ok(v1::ContainerStatsResponse { stats: Some(v1::ContainerStats { memory, ..Default::default() }) })
+    }
+
+    async fn pod_sandbox_stats(
+        &self,
+        _: v1::PodSandboxStatsRequest,
+        _: Deadline,
+    ) -> Answer<v1::PodSandboxStatsResponse> {
+        let usage_bytes = Some(v1::UInt64Value { value: 1 << 20 });
+        let memory = Some(v1::MemoryUsage { usage_bytes, ..Default::default() });
+        let linux = Some(v1::LinuxPodSandboxStats { memory, ..Default::default() });
+        Ok(v1::PodSandboxStatsResponse { stats: Some(v1::PodSandboxStats { linux, ..Default::default() }) })
+    }
+
     async fn exec_sync(&self, request: v1::ExecSyncRequest, _: Deadline) -> Answer<v1::ExecSyncResponse> {
         let command = request.cmd.join(" ");
         self.called("ExecSync", &command).await?;

@@ -65,6 +65,10 @@ impl PodCgroups for NoCgroups {
         Ok(())
     }
 
+    async fn update(&self, _: &str, _: &LinuxContainerResources) -> Result<(), CgroupError> {
+        Ok(())
+    }
+
     async fn remove(&self, _: &str) -> Result<(), CgroupError> {
         Ok(())
     }

@@ -43,7 +43,7 @@ impl Job {
         let Some(hook) = member.container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref()) else {
             return;
         };
-        let ran = tokio::time::timeout(left(deadline), self.hook(hook, member.container, id)).await;
+        let ran = tokio::time::timeout(left(deadline), self.hook(hook, &member.container, id)).await;
         if !matches!(ran, Ok(Ok(()))) {
             self.tools.say_of(self.pod(), container, Warning, "FailedPreStopHook", "PreStopHook failed");
         }

@@ -1,6 +1,7 @@
 //! One step -> calls on the seams. Too dull to hold a decision.
 
 mod hooks;
+mod resize;
 mod setup;
 mod start;
 mod stop;
@@ -19,6 +20,7 @@ use super::tools::Tools;
 use crate::container::ImageFacts;
 use crate::images::ImageError;
 use crate::names::PodUid;
+use crate::resources::resize::Amounts;
 use crate::volumes::MountedVolumes;
 
 /// What a step is done with: copied when it begins.
@@ -46,6 +48,7 @@ pub(super) enum Done {
     Refreshed(Result<(), Failed>),
     Image {
         container: String,
+        image: String,
         result: Result<ImageFacts, ImageError>,
     },
     Sandbox(Result<(), Failed>),
@@ -60,6 +63,7 @@ pub(super) enum Done {
         id: String,
         result: Result<(), Failed>,
     },
+    Resized(Result<Amounts, Failed>),
     Removed {
         result: Result<(), Failed>,
     },
@@ -77,6 +81,7 @@ impl Done {
         match self {
             Self::SetUp(result) => result.as_ref().err(),
             Self::Refreshed(result) | Self::Sandbox(result) => result.as_ref().err(),
+            Self::Resized(result) => result.as_ref().err(),
             Self::Started { result, .. }
             | Self::Killed { result, .. }
             | Self::Removed { result }
@@ -108,12 +113,13 @@ impl Job {
         match step {
             Step::SetUp => Done::SetUp(self.set_up().await),
             Step::Refresh => Done::Refreshed(self.refresh().await),
-            Step::Image { container } => {
+            Step::Image { container, image } => {
                 let ending = self.ending.clone();
-                tokio::select! {
-                    () = ending.cancelled() => Done::CutOff,
-                    result = self.image(&container) => Done::Image { container: container.clone(), result },
-                }
+                let result = tokio::select! {
+                    () = ending.cancelled() => return Done::CutOff,
+                    result = self.image(&container) => result,
+                };
+                Done::Image { container, image, result }
             }
             Step::Sandbox { attempt } => Done::Sandbox(self.sandbox(attempt).await),
             Step::StopSandbox { id } => Done::Sandbox(self.stop_sandbox(&id).await),
@@ -128,6 +134,7 @@ impl Job {
             Step::Kill(kill) => Done::Killed { id: kill.id.clone(), result: self.kill(kill).await },
             Step::Remove(remains) => Done::Removed { result: self.remove(&remains).await },
             Step::RemoveSandbox { id } => Done::Removed { result: self.remove_sandbox(&id).await },
+            Step::Resize(resize) => Done::Resized(self.resize(&resize).await),
             Step::Undo(undo) => Done::Undone { undo, result: self.undo(undo).await },
         }
     }

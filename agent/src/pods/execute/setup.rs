@@ -66,7 +66,7 @@ impl Job {
         }
         let sandbox = v1::PodSandboxConfig::default();
         let pulling = || tools.say_of(pod, container, Normal, "Pulling", format!("Pulling image \"{image}\""));
-        let pulled = tools.images.ensure(&image, Policy::of(member.container), &keyring, &sandbox, pulling).await;
+        let pulled = tools.images.ensure(&image, Policy::of(&member.container), &keyring, &sandbox, pulling).await;
         self.say_image(container, &image, &pulled);
         pulled.map(|pulled| match pulled {
             Pulled::Present(facts) | Pulled::Now { facts, .. } => facts,

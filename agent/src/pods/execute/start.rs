@@ -15,7 +15,7 @@ use crate::container::mounts::{OwnFiles, Source, mounts, sub_path};
 use crate::container::{ContainerInputs, container_config, logs, on_host_network};
 use crate::errors::chain;
 use crate::events::EventType::{Normal, Warning};
-use crate::pods::roles;
+use crate::pods::roles::{self, Member};
 use crate::pods::step::Start;
 use crate::resources::cgroup_values;
 use crate::volumes::SubPath;
@@ -33,7 +33,7 @@ impl Job {
             self.discard(old).await?;
         }
         let restarts = start.restarts.unwrap_or_else(|| self.restarts_by_logs(&start.container));
-        let config = self.config(member.container, restarts).await.map_err(|text| self.refused(&start, text))?;
+        let config = self.config(&member, restarts).await.map_err(|text| self.refused(&start, text))?;
         let id = self.create(&start, config).await?;
         if self.ending.is_cancelled() {
             return Ok(());
@@ -46,7 +46,7 @@ impl Job {
         }
         self.tools.say_of(self.pod(), &start.container, Normal, "Started", "Container started");
         self.link_log(&start.container, restarts, &id);
-        self.post_start(member.container, &id).await
+        self.post_start(&member.container, &id).await
     }
 
     async fn create(&self, start: &Start, config: v1::ContainerConfig) -> Result<String, Failed> {
@@ -86,8 +86,8 @@ impl Job {
     }
 
     /// Everything that the runtime is told; files that the container mounts are written on the way.
-    async fn config(&self, container: &Container, restarts: u32) -> Result<v1::ContainerConfig, String> {
-        let (tools, pod) = (&self.tools, self.pod());
+    async fn config(&self, member: &Member<'_>, restarts: u32) -> Result<v1::ContainerConfig, String> {
+        let (tools, pod, container) = (&self.tools, self.pod(), &*member.container);
         let image = self.image.clone().unwrap_or_default();
         let env = env(&EnvInputs {
             pod,
@@ -102,7 +102,7 @@ impl Job {
         let own = self.own_files(container).map_err(|error| format!("writing files for the container: {error}"))?;
         let log_dir = logs::pod_dir(&tools.config.dirs.logs, pod).join(&container.name);
         make_dir(&log_dir, 0o755).map_err(|error| format!("making the log directory: {error}"))?;
-        container_config(ContainerInputs {
+        let config = container_config(ContainerInputs {
             pod,
             container,
             image: &image,
@@ -111,8 +111,26 @@ impl Job {
             mounts: mounts(container, &sources, &own),
             resources: cgroup_values::container_resources(pod, container, &tools.cgroup_facts),
             seccomp_profiles: &tools.config.dirs.seccomp(),
-        })
-        .map_err(|error| chain(&error))
+        });
+        let mut config = config.map_err(|error| chain(&error))?;
+        if let Some(target) = member.target {
+            self.join_processes(&mut config, target).await?;
+        }
+        Ok(config)
+    }
+
+    /// An ephemeral container sees the processes of its target, where each container has its own.
+    async fn join_processes(&self, config: &mut v1::ContainerConfig, target: &str) -> Result<(), String> {
+        let security = config.linux.as_mut().and_then(|linux| linux.security_context.as_mut());
+        let Some(options) = security.and_then(|security| security.namespace_options.as_mut()) else { return Ok(()) };
+        if options.pid() != v1::NamespaceMode::Container {
+            return Ok(());
+        }
+        let seen = self.present().await.map_err(|failed| failed.message)?;
+        let found = seen.newest(target).ok_or_else(|| format!("unable to find target container {target}"))?;
+        options.pid = v1::NamespaceMode::Target as i32;
+        options.target_id = found.id.clone();
+        Ok(())
     }
 
     async fn sources(

@@ -46,6 +46,18 @@ impl Job {
 
     /// `<n>.log` and what rotation made of it, the legacy link, and the last words. What stays behind goes with the pod.
     fn remove_files(&self, remains: &Remains) {
+        if !remains.keep_log {
+            self.remove_log(remains);
+        }
+        // The runtime names it: only what lies where we put such files is ours to remove.
+        let ours = self.tools.memory.dir(&self.uid).join("containers").join(&remains.container);
+        let message = remains.message_file.as_deref().map(Path::new);
+        if let Some(message) = message.filter(|file| file.parent() == Some(&ours)) {
+            let _ = std::fs::remove_file(message);
+        }
+    }
+
+    fn remove_log(&self, remains: &Remains) {
         let dirs = &self.tools.config.dirs;
         let dir = logs::pod_dir(&dirs.logs, self.pod()).join(&remains.container);
         let own = format!("{}.log", remains.attempt);
@@ -56,12 +68,6 @@ impl Job {
         }
         if let Some(links) = &dirs.log_links {
             let _ = std::fs::remove_file(links.join(logs::link_name(self.pod(), &remains.container, &remains.id)));
-        }
-        // The runtime names it: only what lies where we put such files is ours to remove.
-        let ours = self.tools.memory.dir(&self.uid).join("containers").join(&remains.container);
-        let message = remains.message_file.as_deref().map(Path::new);
-        if let Some(message) = message.filter(|file| file.parent() == Some(&ours)) {
-            let _ = std::fs::remove_file(message);
         }
     }
 

@@ -47,7 +47,7 @@ impl Job {
         Ok(())
     }
 
-    async fn present(&self) -> Result<observe::Observed, Failed> {
+    pub(super) async fn present(&self) -> Result<observe::Observed, Failed> {
         let limit = self.tools.config.timing.request;
         let seen = observe::pod(self.tools.runtime.as_ref(), &self.uid, limit).await;
         seen.map_err(|error| Failed::new("FailedKillPod", chain(&error)))

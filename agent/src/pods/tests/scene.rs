@@ -87,7 +87,7 @@ impl Scene {
 
     pub(super) fn instance(mut self, name: &str, state: State) -> Self {
         let attempt = self.seen.instances(name).count();
-        let hash = roles::member(&self.pod, name).map(|member| definition_hash(member.container));
+        let hash = roles::member(&self.pod, name).map(|member| definition_hash(&member.container));
         self.seen.containers.push(Container {
             id: format!("{name}{attempt}"),
             name: name.to_owned(),
@@ -142,9 +142,14 @@ impl Scene {
 
     /// The status in a few lines.
     pub(super) fn status(&self) -> String {
+        shown(&self.whole_status())
+    }
+
+    /// All of the status.
+    pub(super) fn whole_status(&self) -> PodStatus {
         let plan = self.plan();
         let node_ips = ["192.0.2.1".to_owned()];
-        let status = status(
+        status(
             &StatusInputs {
                 inputs: self.inputs(),
                 plan: &plan,
@@ -154,14 +159,13 @@ impl Scene {
                 runtime: "fake",
             },
             noon(),
-        );
-        shown(&status)
+        )
     }
 }
 
 fn line(step: &Step) -> String {
     match step {
-        Step::Image { container } => format!("image {container}"),
+        Step::Image { container, .. } => format!("image {container}"),
         Step::Sandbox { attempt } => format!("sandbox {attempt}"),
         Step::StopSandbox { id } => format!("stop sandbox {id}"),
         Step::Start(start) => {
@@ -174,10 +178,16 @@ fn line(step: &Step) -> String {
             let again = if kill.again { ", again" } else { "" };
             format!("kill {} in {left}s{again}: {}", kill.id, kill.message.as_deref().unwrap_or("-"))
         }
-        Step::Remove(remains) => format!("remove {}", remains.id),
+        Step::Remove(remains) => {
+            format!("remove {}{}", remains.id, if remains.keep_log { " but its log" } else { "" })
+        }
         Step::RemoveSandbox { id } => format!("remove sandbox {id}"),
         Step::SetUp => "set up".to_owned(),
         Step::Refresh => "refresh".to_owned(),
+        Step::Resize(resize) => {
+            let ids: Vec<_> = resize.running.iter().map(|(_, id)| id.as_str()).collect();
+            format!("resize {}", ids.join(" ")).trim_end().to_owned()
+        }
         Step::Undo(undo) => format!("undo {undo:?}"),
     }
 }
@@ -193,7 +203,8 @@ fn shown(status: &PodStatus) -> String {
         };
         out.push_str(&format!("{}={}{why}\n", condition.type_, condition.status));
     }
-    for container in status.init_container_statuses.iter().chain(&status.container_statuses).flatten() {
+    let all = status.init_container_statuses.iter().chain(&status.container_statuses);
+    for container in all.chain(&status.ephemeral_container_statuses).flatten() {
         let state = state(container.state.as_ref());
         let last = container.last_state.as_ref().map(|last| format!(" last {}", self::state(Some(last))));
         out.push_str(&format!(

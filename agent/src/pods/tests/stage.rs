@@ -367,3 +367,82 @@ async fn a_disk_that_takes_nothing_begins_nothing_and_keeps_nothing_running() {
     std::fs::remove_dir(&pods).unwrap();
     stage.until_of("u-2", "ready", ready).await;
 }
+
+fn sized(cpu: &str, memory: &str) -> serde_json::Value {
+    json!({"containers": [{"name": "c", "resources": {"limits": {"cpu": cpu, "memory": memory}}}, {"name": "d"}]})
+}
+
+#[tokio::test]
+async fn a_resize_is_made_without_a_restart() {
+    let stage = Stage::new(vec![pod(sized("1", "64Mi"))]).await;
+    let before = stage.until("ready", ready).await;
+    stage.want(vec![pod(sized("2", "128Mi"))]);
+    let limit = |view: &PodView| {
+        let resources = container(view, "c").and_then(|c| c.resources.clone())?.limits?;
+        Some(resources["memory"].0.clone())
+    };
+    let after = stage.until("resized", |view| limit(view).as_deref() == Some("128Mi")).await;
+    let id = |view: &PodView| container(view, "c").unwrap().container_id.clone();
+    assert_eq!(id(&before), id(&after));
+    let updates: Vec<_> = stage.runtime.calls().into_iter().filter(|call| call.starts_with("Update")).collect();
+    assert_eq!(updates, ["UpdateContainerResources c memory 134217728", "UpdateContainerResources c quota 200000"]);
+    let events = stage.events().join("\n");
+    assert!(
+        events.contains("ResizeStarted: Pod resize started: {\"containers\":[") && events.contains("ResizeCompleted")
+    );
+    // A mebibyte is in use: less cannot be had, and says so until the manifest is right again.
+    stage.want(vec![pod(sized("2", "512Ki"))]);
+    let in_progress = |view: &PodView| {
+        let conditions = view.status.conditions.iter().flatten();
+        conditions.into_iter().find(|c| c.type_ == "PodResizeInProgress").cloned()
+    };
+    let refused = |view: &PodView| in_progress(view).is_some_and(|c| c.reason.as_deref() == Some("Error"));
+    let view = stage.until("refused", refused).await;
+    assert_eq!(
+        in_progress(&view).unwrap().message.as_deref(),
+        Some(
+            "cannot decrease memory limits: attempting to set container \"c\" memory limit (524288) below current usage (1048576)"
+        )
+    );
+    assert_eq!(limit(&view).as_deref(), Some("128Mi"), "what it has is what is told");
+    stage.want(vec![pod(sized("2", "128Mi"))]);
+    stage.until("as before", |view| in_progress(view).is_none()).await;
+}
+
+#[tokio::test]
+async fn an_ephemeral_container_joins_a_running_pod() {
+    let spec = json!({"containers": [{"name": "c"}]});
+    let stage = Stage::new(vec![pod(spec.clone())]).await;
+    stage.until("ready", ready).await;
+    let mut looked_into = spec;
+    looked_into["ephemeralContainers"] = json!([{"name": "e", "image": "busybox:1", "targetContainerName": "c"}]);
+    stage.want(vec![pod(looked_into)]);
+    let told = |view: &PodView| view.status.ephemeral_container_statuses.clone().unwrap_or_default();
+    let state = |view: &PodView| told(view).first().and_then(|status| status.state.clone());
+    stage.until("e runs", |view| state(view).is_some_and(|state| state.running.is_some())).await;
+    stage.runtime.exit("e", 3);
+    let view = stage.until("e is over", |view| state(view).is_some_and(|state| state.terminated.is_some())).await;
+    assert!(ready(&view) && !told(&view)[0].ready);
+    assert_eq!(stage.runtime.count("StartContainer e"), 1);
+}
+
+#[tokio::test]
+async fn one_end_takes_all_containers_with_it_and_all_come_back() {
+    let rule = json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}}]);
+    let spec = json!({"restartPolicy": "Never", "initContainers": [{"name": "i"}],
+        "containers": [{"name": "a", "restartPolicy": "Never", "restartPolicyRules": rule}, {"name": "b"}]});
+    let stage = Stage::new(vec![pod(spec)]).await;
+    stage.until("i runs", |view| runs(view, "i")).await;
+    stage.runtime.exit("i", 0);
+    stage.until("ready", ready).await;
+    stage.runtime.exit("a", 42);
+    let view = stage.until("i runs again", |view| runs(view, "i")).await;
+    assert!(!runs(&view, "b"));
+    stage.runtime.exit("i", 0);
+    let view = stage.until("ready again", ready).await;
+    for name in ["i", "a", "b"] {
+        let status = container(&view, name).unwrap();
+        assert_eq!(status.restart_count, 1, "{name}");
+    }
+    assert_eq!(stage.runtime.count("RunPodSandbox web"), 1);
+}

@@ -8,6 +8,7 @@ use crate::pods::backoff::{self, Limits};
 use crate::pods::life::{End, Life, Verdict};
 use crate::pods::step::Trouble;
 use crate::probes::{ContainerResults, Outcome};
+use crate::resources::resize;
 
 fn check(scene: &Scene, want: Expect) {
     want.assert_eq(&scene.status());
@@ -275,6 +276,97 @@ fn sidecars_count_as_running_and_for_readiness() {
         PodScheduled=True
         s: running ready=true started=true restarts=0
         c: running ready=true started=true restarts=0
+    "#]],
+    );
+}
+
+#[test]
+fn a_resize_is_told_while_it_waits_and_while_it_is_made() {
+    let spec = |cpu: &str| json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]});
+    let told = |scene: Scene| {
+        let status = scene.whole_status();
+        let conditions = status.conditions.unwrap().into_iter().filter(|c| c.type_.starts_with("PodResize"));
+        let conditions = conditions.map(|c| format!("{}={} {:?} {:?}\n", c.type_, c.status, c.reason, c.message));
+        let container = &status.container_statuses.unwrap()[0];
+        let cpu = |list: &Option<_>| -> String {
+            let list: &std::collections::BTreeMap<_, k8s_openapi::apimachinery::pkg::api::resource::Quantity> =
+                list.as_ref().unwrap();
+            list["cpu"].0.clone()
+        };
+        let has = cpu(&container.resources.as_ref().unwrap().requests);
+        format!("{}allocated {} has {has}\n", conditions.collect::<String>(), cpu(&container.allocated_resources))
+    };
+    let actuated = resize::amounts(&crate::testing::pod(spec("1")));
+    let scene = |cpu: &str| {
+        let actuated = actuated.clone();
+        Scene::of(spec(cpu)).prepared().running("c").with(|scene| scene.kept.actuated = Some(actuated))
+    };
+    expect![[r#"
+        allocated 1 has 1
+    "#]]
+    .assert_eq(&told(scene("1")));
+    expect![[r#"
+        PodResizeInProgress=True None None
+        allocated 2 has 1
+    "#]]
+    .assert_eq(&told(scene("2")));
+    expect![[r#"
+        PodResizeInProgress=True Some("Error") Some("cannot decrease memory limits")
+        allocated 2 has 1
+    "#]]
+    .assert_eq(&told(scene("2").with(|scene| {
+        scene.progress.resize_trouble = Some(trouble("Error", "cannot decrease memory limits", None, 3));
+    })));
+    expect![[r#"
+        PodResizePending=True Some("Deferred") Some("no room")
+        allocated 1 has 1
+    "#]]
+    .assert_eq(&told(scene("1").with(|scene| {
+        scene.kept.pending = Some(resize::Pending { infeasible: false, message: "no room".into() });
+    })));
+}
+
+#[test]
+fn an_ephemeral_container_is_told_and_counts_for_nothing() {
+    let spec = json!({"containers": [{"name": "c"}], "ephemeralContainers": [{"name": "e", "image": "busybox:1"}, {"name": "d", "image": "x"}]});
+    check(
+        &Scene::of(spec.clone()).prepared().running("c").exited("e", 3, 1),
+        expect![[r#"
+        Running - 10.88.0.2
+        PodReadyToStartContainers=True
+        Initialized=True
+        Ready=True
+        ContainersReady=True
+        PodScheduled=True
+        c: running ready=true started=true restarts=0
+        d: waiting ContainerCreating ready=false started=false restarts=0
+        e: terminated 3 Error ready=false started=false restarts=0
+    "#]],
+    );
+}
+
+#[test]
+fn a_restart_of_all_containers_is_told() {
+    let rule = json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}}]);
+    let spec = json!({"containers": [{"name": "a", "restartPolicy": "Never", "restartPolicyRules": rule}]});
+    let before = Scene::of(spec.clone()).prepared().exited("a", 42, 1).whole_status();
+    let removed = Scene::of(spec).prepared().with(|scene| {
+        scene.kept.restart_all = Some("a".into());
+        scene.before = Some(before);
+        // Something of it is still being taken away.
+        scene.progress.doing.insert(crate::pods::step::Job::Start("a".into()), None);
+    });
+    check(
+        &removed,
+        expect![[r#"
+        Running - 10.88.0.2
+        PodReadyToStartContainers=True
+        Initialized=True
+        Ready=False ContainersNotReady: containers with unready status: [a]
+        ContainersReady=False ContainersNotReady: containers with unready status: [a]
+        PodScheduled=True
+        AllContainersRestarting=True RestartAllContainersStarted: container exited with restart policy rule
+        a: waiting RestartingAllContainers (The container is removed because RestartAllContainers in place) ready=false started=false restarts=1 last terminated 137 RestartingAllContainers (The container is removed because RestartAllContainers in place)
     "#]],
     );
 }

@@ -8,6 +8,7 @@ use crate::pods::backoff::{self, Limits};
 use crate::pods::life::{End, Life};
 use crate::pods::step::Job;
 use crate::probes::{ContainerResults, Outcome};
+use crate::resources::resize;
 
 fn check(scene: &Scene, want: Expect) {
     want.assert_eq(&scene.steps());
@@ -254,6 +255,106 @@ fn a_container_that_cannot_be_stopped_is_tried_again_after_a_pause() {
         &scene(-1),
         expect![[r#"
         kill c0 in 3s: Stopping container c
+    "#]],
+    );
+}
+
+fn sized(cpu: &str, policy: &str) -> serde_json::Value {
+    json!({"containers": [{"name": "c", "resources": {"limits": {"cpu": cpu}},
+        "resizePolicy": [{"resourceName": "cpu", "restartPolicy": policy}]}]})
+}
+
+fn resized(policy: &str) -> Scene {
+    Scene::of(sized("2", policy)).prepared().running("c").with(|scene| {
+        scene.kept.actuated = Some(resize::amounts(&crate::testing::pod(sized("1", policy))));
+    })
+}
+
+#[test]
+fn a_resize_changes_what_runs_or_restarts_it_as_the_policy_says() {
+    check(
+        &resized("NotRequired"),
+        expect![[r#"
+        resize c0
+    "#]],
+    );
+    check(
+        &resized("RestartContainer"),
+        expect![[r#"
+        kill c0 in 30s, again: Container c resize requires restart
+    "#]],
+    );
+    // Once it has ended, the pod's cgroup comes first, then the next instance.
+    let ended = resized("RestartContainer").with(|scene| {
+        let State::Running { started } = scene.seen.containers[0].state else { panic!("it runs") };
+        let (finished, reason) = (noon(), "Error".to_owned());
+        let (started, message) = (Some(started), String::new());
+        scene.seen.containers[0].state = State::Exited { started, finished, code: 143, reason, message };
+        scene.kept.again.push("c0".into());
+    });
+    check(
+        &ended,
+        expect![[r#"
+        resize
+    "#]],
+    );
+}
+
+#[test]
+fn an_ephemeral_container_is_started_once_and_after_its_target() {
+    let spec = json!({"initContainers": [{"name": "i"}], "containers": [{"name": "c"}],
+        "ephemeralContainers": [{"name": "e", "image": "busybox:1"}, {"name": "t", "image": "busybox:1", "targetContainerName": "c"}]});
+    check(
+        &Scene::of(spec.clone()).prepared(),
+        expect![[r#"
+        start e #?
+        start i #?
+    "#]],
+    );
+    check(
+        &Scene::of(spec.clone()).prepared().exited("i", 0, 5).running("c").exited("e", 1, 3),
+        expect![[r#"
+        start t #?
+    "#]],
+    );
+    let over = Scene::of(spec).prepared().exited("i", 0, 5).running("c").exited("e", 1, 3).exited("t", 0, 3);
+    check(&over, expect![[r#""#]]);
+}
+
+#[test]
+fn one_end_restarts_all_containers_when_its_rule_says_so() {
+    let rule = json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}}]);
+    let spec = json!({"restartPolicy": "Never", "initContainers": [{"name": "i"}],
+        "containers": [{"name": "a", "restartPolicy": "Never", "restartPolicyRules": rule}, {"name": "b"}]});
+    let begun = |scene: Scene| scene.with(|scene| scene.kept.restart_all = Some("a".into()));
+    check(
+        &Scene::of(spec.clone()).prepared().exited("i", 0, 9).exited("a", 42, 1).running("b"),
+        expect![[r#"
+        kill b0 in 0s: killing
+        remove i0 but its log
+    "#]],
+    );
+    let ended = Scene::of(spec.clone()).prepared().exited("i", 0, 9).exited("a", 42, 1).exited("b", 137, 0);
+    check(
+        &begun(ended),
+        expect![[r#"
+        remove b0 but its log
+        remove i0 but its log
+    "#]],
+    );
+    check(
+        &begun(Scene::of(spec.clone()).prepared().exited("a", 42, 1)),
+        expect![[r#"
+        remove a0 but its log
+    "#]],
+    );
+    let gone = begun(Scene::of(spec).prepared()).with(|scene| {
+        scene.kept.attempts = [("i".to_owned(), 0), ("a".to_owned(), 3)].into();
+    });
+    check(
+        &gone,
+        expect![[r#"
+        start i #1
     "#]],
     );
 }

@@ -1,6 +1,8 @@
 use std::collections::{HashMap, HashSet};
 
-use k8s_openapi::api::core::v1::{Container, ContainerPort, EnvFromSource, EnvVar, PodSpec, VolumeMount};
+use k8s_openapi::api::core::v1::{
+    Container, ContainerPort, EnvFromSource, EnvVar, EphemeralContainer, PodSpec, VolumeMount,
+};
 
 use super::{Report, image, names, or, probe, resources, security};
 
@@ -17,6 +19,70 @@ pub(super) fn all(spec: &PodSpec, report: &mut Report) {
             report.add(format!("{at}.name"), format!("{:?} is taken by {first}; names must differ", container.name));
         }
         one(spec, container, &at, is_init, report);
+    }
+    let mut names = HashSet::new();
+    for (index, own) in spec.ephemeral_containers.iter().flatten().enumerate() {
+        let at = format!("spec.ephemeralContainers[{index}]");
+        let taken = places.contains_key(own.name.as_str()) || !names.insert(own.name.as_str());
+        report.check(!taken, format!("{at}.name"), || format!("{:?} is taken; names must differ", own.name));
+        let target = own.target_container_name.as_deref().filter(|name| !name.is_empty());
+        report.check(target.is_none_or(|name| places.contains_key(name)), format!("{at}.targetContainerName"), || {
+            format!("the pod has no container {:?}", target.unwrap_or_default())
+        });
+        ephemeral(spec, own, &at, report);
+    }
+}
+
+/// What is there to look into a pod has nothing that the pod depends on.
+fn ephemeral(spec: &PodSpec, own: &EphemeralContainer, at: &str, report: &mut Report) {
+    one(spec, &crate::pods::roles::as_container(own), at, false, report);
+    let resources = own.resources.as_ref().is_some_and(|own| own.limits.is_some() || own.requests.is_some());
+    let sub_path = own.volume_mounts.iter().flatten().any(|m| m.sub_path.is_some() || m.sub_path_expr.is_some());
+    for (given, field) in [
+        (own.ports.is_some(), "ports"),
+        (own.liveness_probe.is_some(), "livenessProbe"),
+        (own.readiness_probe.is_some(), "readinessProbe"),
+        (own.startup_probe.is_some(), "startupProbe"),
+        (own.lifecycle.is_some(), "lifecycle"),
+        (resources, "resources"),
+        (own.resize_policy.is_some(), "resizePolicy"),
+        (own.restart_policy.is_some(), "restartPolicy"),
+        (own.restart_policy_rules.is_some(), "restartPolicyRules"),
+        (sub_path, "volumeMounts.subPath"),
+    ] {
+        report.check(!given, format!("{at}.{field}"), || "cannot be set for an ephemeral container".to_owned());
+    }
+}
+
+/// Rules about exit codes: they refine a policy of the container's own.
+fn restart_rules(container: &Container, at: &str, report: &mut Report) {
+    let rules = container.restart_policy_rules.as_deref().unwrap_or_default();
+    report.check(rules.is_empty() || container.restart_policy.is_some(), format!("{at}.restartPolicy"), || {
+        "is missing; restartPolicyRules need one".to_owned()
+    });
+    report.check(rules.len() <= 20, format!("{at}.restartPolicyRules"), || "more than 20 are not possible".to_owned());
+    for (index, rule) in rules.iter().enumerate() {
+        let at = format!("{at}.restartPolicyRules[{index}]");
+        report.one_of(Some(&rule.action), &["Restart", "RestartAllContainers"], format!("{at}.action"));
+        let Some(codes) = &rule.exit_codes else {
+            report.add(format!("{at}.exitCodes"), "is missing");
+            continue;
+        };
+        report.one_of(Some(&codes.operator), &["In", "NotIn"], format!("{at}.exitCodes.operator"));
+        let values = codes.values.as_deref().unwrap_or_default();
+        report.check((1..=255).contains(&values.len()), format!("{at}.exitCodes.values"), || {
+            "must have between 1 and 255 codes".to_owned()
+        });
+    }
+}
+
+/// How a change of resources is made under a running container.
+fn resize_policy(container: &Container, at: &str, report: &mut Report) {
+    for (index, policy) in container.resize_policy.iter().flatten().enumerate() {
+        let at = format!("{at}.resizePolicy[{index}]");
+        report.one_of(Some(&policy.resource_name), &["cpu", "memory"], format!("{at}.resourceName"));
+        let answers = &["NotRequired", "RestartContainer"];
+        report.one_of(Some(&policy.restart_policy), answers, format!("{at}.restartPolicy"));
     }
 }
 
@@ -41,10 +107,8 @@ fn one(spec: &PodSpec, container: &Container, at: &str, is_init: bool, report: &
     report.one_of(container.restart_policy.as_ref(), &["Always", "OnFailure", "Never"], format!("{at}.restartPolicy"));
     report
         .refuse(container.volume_devices.as_ref().is_some_and(|list| !list.is_empty()), format!("{at}.volumeDevices"));
-    let rules = container.restart_policy_rules.iter().flatten();
-    for (index, _) in rules.enumerate().filter(|(_, rule)| rule.action != "Restart") {
-        report.refuse(true, format!("{at}.restartPolicyRules[{index}].action"));
-    }
+    restart_rules(container, at, report);
+    resize_policy(container, at, report);
     ports(spec, container, at, report);
     for (index, variable) in container.env.iter().flatten().enumerate() {
         env(variable, &format!("{at}.env[{index}]"), report);

@@ -13,6 +13,7 @@ pub(super) fn spec(spec: &PodSpec, report: &mut Report) {
     hostname(spec, report);
     security::pod(spec.security_context.as_ref(), report);
     resources::check(spec.resources.as_ref(), "spec", report);
+    resources::whole(spec, report);
 }
 
 fn policies(spec: &PodSpec, report: &mut Report) {
@@ -41,7 +42,6 @@ fn unsupported(spec: &PodSpec, report: &mut Report) {
     report.refuse(spec.host_users == Some(false), "spec.hostUsers");
     report.refuse(spec.runtime_class_name.is_some(), "spec.runtimeClassName");
     report.refuse(spec.overhead.is_some(), "spec.overhead");
-    report.refuse(filled(spec.ephemeral_containers.as_ref()), "spec.ephemeralContainers");
     report.refuse(filled(spec.resource_claims.as_ref()), "spec.resourceClaims");
     report.refuse(filled(spec.scheduling_gates.as_ref()), "spec.schedulingGates");
     let os = spec.os.as_ref().map(|os| os.name.as_str());

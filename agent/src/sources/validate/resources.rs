@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::ResourceRequirements;
+use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::Report;
@@ -22,6 +22,34 @@ pub(super) fn check(resources: Option<&ResourceRequirements>, field: &str, repor
             let (request, limit) = (shown(&resources.requests), shown(&resources.limits));
             format!("{request} is more than the limit of {limit}; raise the limit or lower the request")
         });
+    }
+}
+
+/// A pod's own resources: only some kinds, and room for what its containers ask for.
+pub(super) fn whole(spec: &PodSpec, report: &mut Report) {
+    let Some(whole) = &spec.resources else { return };
+    for (list, side) in [(&whole.requests, "requests"), (&whole.limits, "limits")] {
+        for name in list.iter().flatten().map(|(name, _)| name) {
+            let fine = matches!(name.as_str(), "cpu" | "memory") || name.starts_with("hugepages-");
+            report.check(fine, format!("spec.resources.{side}.{name}"), || {
+                "not a resource of whole pods; cpu, memory and hugepages-<size> are".to_owned()
+            });
+        }
+    }
+    for name in ["cpu", "memory"] {
+        let of = |list: &Option<BTreeMap<String, Quantity>>| Amount::try_from(list.as_ref()?.get(name)?).ok();
+        let asked = |container: &Container| container.resources.as_ref().and_then(|own| of(&own.requests));
+        let sum = spec.containers.iter().filter_map(asked).fold(Amount::ZERO, |sum, own| sum + own);
+        let field = || format!("spec.resources.requests.{name}");
+        report.check(of(&whole.requests).is_none_or(|all| sum <= all), field(), || {
+            "is less than its containers request together".to_owned()
+        });
+        let Some(limit) = of(&whole.limits) else { continue };
+        for (index, container) in spec.containers.iter().enumerate() {
+            let own = container.resources.as_ref().and_then(|own| of(&own.limits));
+            let field = format!("spec.containers[{index}].resources.limits.{name}");
+            report.check(own.is_none_or(|own| own <= limit), field, || "is more than the limit of the pod".to_owned());
+        }
     }
 }
 
