@@ -3,7 +3,7 @@
 //! Long-lived tasks; every arrow is a `watch` channel that carries a whole value:
 //!
 //! ```text
-//! sources --Desired--> pods --PodView--> server (ps, the live table), proxy
+//! sources --Desired--> workloads --Desired with their pods--> pods --PodView--> workloads, server, proxy
 //! observe --ObservedPods--> pods            proxy --Transaction--> netfilter
 //! probes  --ProbeResults--> pods            pods, images, volumes --Event--> events
 //! ```
@@ -35,4 +35,5 @@ pub(crate) mod testing;
 pub mod timeline;
 pub mod view;
 pub mod volumes;
+pub mod workloads;
 pub mod yaml;

@@ -265,14 +265,28 @@ impl Agent {
     /// # Errors
     /// When it cannot be started.
     pub fn run_with(flags: &[&str], manifests: &[(&str, &str)]) -> Result<Self> {
-        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let mut agent = Self { place: Place::new()?, child: None, flags };
+        let mut agent = Self::prepared(manifests)?;
+        agent.flags.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        agent.start()?;
+        Ok(agent)
+    }
+
+    /// The same, not yet started.
+    ///
+    /// # Errors
+    /// When its place cannot be made.
+    pub fn prepared(manifests: &[(&str, &str)]) -> Result<Self> {
+        let agent = Self { place: Place::new()?, child: None, flags: Vec::new() };
         std::fs::create_dir(agent.place.path("manifests"))?;
         for (name, text) in manifests {
             agent.write(name, text)?;
         }
-        agent.start()?;
         Ok(agent)
+    }
+
+    /// One more flag for every start from now on.
+    pub fn flag(&mut self, flag: String) {
+        self.flags.push(flag);
     }
 
     /// Starts it again, after it was killed or stopped.

@@ -56,6 +56,9 @@ const COVERED: &[&str] = &[
     "12-host-network.yaml",
     "13-resource-limits.yaml",
     "14-service.yaml",
+    "15-deployment.yaml",
+    "16-job.yaml",
+    "17-statefulset.yaml",
 ];
 
 #[test]
@@ -261,5 +264,46 @@ fn a_service_reaches_both_pods() -> Result<()> {
         let log = agent.print(&["logs", "service-client"]).unwrap_or_default();
         Ok((log.contains("one\n") && log.contains("two\n")).then_some(()))
     })?;
+    ends_clean(agent)
+}
+
+#[test]
+fn a_deployment_runs_three_pods_behind_its_service() -> Result<()> {
+    let mut agent = example("15-deployment.yaml")?;
+    agent.wait("three ready pods", SOON, |agent| {
+        Ok((agent.pods()?.iter().filter(|p| ready(p)).count() == 3).then_some(()))
+    })?;
+    let ask = "exec 3<>/dev/tcp/10.96.0.51/80; printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3";
+    agent.wait("the Service's answer", SOON, |agent| {
+        let output = agent.place().command("timeout").args(["5", "bash", "-c", ask]).output()?;
+        Ok(output.stdout.ends_with(b"hello\n").then_some(()))
+    })?;
+    ends_clean(agent)
+}
+
+#[test]
+fn a_job_completes_and_a_cron_job_waits_for_its_minute() -> Result<()> {
+    let mut agent = example("16-job.yaml")?;
+    let done = |agent: &Agent| {
+        let table = agent.print(&["workloads"])?;
+        let line = |start: &str, word: &str| table.lines().any(|line| line.starts_with(start) && line.contains(word));
+        Ok((line("Job/default/squares", "Complete") && line("CronJob/default/every-minute", "")).then_some(()))
+    };
+    agent.wait("the Job's completion", SOON, done)?;
+    let squares = agent.pods()?.into_iter().filter(|pod| pod["metadata"]["labels"]["job-name"] == "squares");
+    let names = squares.map(|pod| pod["metadata"]["name"].as_str().unwrap_or_default().to_owned());
+    let mut logs = names.map(|name| agent.print(&["logs", &name])).collect::<Result<Vec<_>>>()?;
+    logs.sort();
+    ensure!(logs == ["0\n", "1\n", "4\n"], "{logs:?}");
+    ends_clean(agent)
+}
+
+#[test]
+fn a_stateful_set_has_its_members() -> Result<()> {
+    let mut agent = example("17-statefulset.yaml")?;
+    for name in ["member-0", "member-1"] {
+        agent.wait_for_pod(name, SOON, ready)?;
+        ensure!(agent.print(&["logs", name])? == format!("{name}\n"));
+    }
     ends_clean(agent)
 }

@@ -42,6 +42,8 @@ enum Command {
     Ps(talk::PsArgs),
     /// Say what was tried for a pod, when, how it came out, and what is awaited now.
     Explain(explain::ExplainArgs),
+    /// List Deployments, StatefulSets, Jobs and the other workloads.
+    Workloads(talk::WorkloadsArgs),
     /// Print a container's log.
     Logs(talk::LogsArgs),
     /// List services, where they answer and what came for them.
@@ -81,6 +83,7 @@ pub fn main() -> anyhow::Result<ExitCode> {
             Command::Run(args) => run::run(*args, run_dir).await,
             Command::Ps(args) => talk::ps(&agent, args).await,
             Command::Explain(args) => explain::run(&agent, args).await,
+            Command::Workloads(args) => talk::workloads(&agent, args).await,
             Command::Logs(args) => talk::logs(&agent, args).await,
             Command::Services(args) => services::services(&agent, args).await,
             Command::Exec(args) => talk::exec(&agent, args).await,

@@ -9,6 +9,7 @@ use super::table::columns;
 use crate::events::{About, Event, EventType};
 use crate::pods::held::HeldPod;
 use crate::view::{PodView, Row, human};
+use crate::workloads::{self, WorkloadKind};
 
 /// `longshore ps`; pods that were stopped by hand stand among the others.
 pub(super) fn pods<'a>(views: impl Iterator<Item = &'a PodView>, held: &[HeldPod], now: Timestamp) -> Vec<String> {
@@ -59,6 +60,24 @@ fn held_cells(held: &HeldPod, now: Timestamp) -> [String; 7] {
 /// How long ago `at` was; zero where a clock went backwards.
 pub(super) fn since(at: Timestamp, now: Timestamp) -> Duration {
     now.duration_since(at).try_into().unwrap_or_default()
+}
+
+/// `longshore workloads`.
+pub(super) fn workloads(rows: &[workloads::Row], now: Timestamp) -> Vec<String> {
+    let cells = |row: &workloads::Row| {
+        let is_job = matches!(row.kind, WorkloadKind::Job | WorkloadKind::CronJob);
+        let only = |shown: bool, number: u32| if shown { number.to_string() } else { "-".into() };
+        [
+            format!("{}/{}", row.kind, row.name),
+            only(row.kind != WorkloadKind::CronJob && (!is_job || row.wanted > 0), row.wanted),
+            only(row.kind != WorkloadKind::CronJob, row.ready),
+            only(!is_job, row.up_to_date),
+            if row.status.is_empty() { "-".into() } else { row.status.clone() },
+            human(since(row.created, now)),
+        ]
+    };
+    let rows: Vec<_> = rows.iter().map(cells).collect();
+    columns(["WORKLOAD", "WANTED", "READY", "UP-TO-DATE", "STATUS", "AGE"], &rows)
 }
 
 /// One line a Service: its address, ports and how many endpoints it has.

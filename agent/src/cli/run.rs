@@ -1,5 +1,6 @@
 //! `longshore run`: the whole agent in the foreground, with manifests as its source.
 
+use std::io::Read;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -27,16 +28,29 @@ use crate::proxy;
 use crate::quantity::Amount;
 use crate::server::{self, Control, Surface};
 use crate::sources::Desired;
-use crate::sources::Manifests;
+use crate::sources::{ManifestUrl, Manifests, Places};
+use crate::workloads::{Rows, Task};
 
 /// How long the tasks of the agent may take to end, once its pods are gone or left behind.
 const DRAIN: Duration = Duration::from_secs(10);
 
 #[derive(Args, Debug)]
 pub(super) struct RunArgs {
-    /// Manifests: files, or folders whose *.yaml, *.yml and *.json are read. They are watched.
-    #[arg(required = true)]
+    /// Manifests: files, or folders whose *.yaml, *.yml and *.json are read; both are watched. `-` is standard input.
+    #[arg(required_unless_present_any = ["pod_manifest_path", "manifest_url"])]
     manifests: Vec<PathBuf>,
+    /// Static pods: a file, or a folder whose every visible file holds one, by the kubelet's rules.
+    #[arg(long, value_name = "PATH")]
+    pod_manifest_path: Option<PathBuf>,
+    /// Static pods: a Pod or PodList at this URL.
+    #[arg(long, value_name = "URL")]
+    manifest_url: Option<String>,
+    /// Header for that URL; may be given several times.
+    #[arg(long, value_name = "NAME:VALUE", requires = "manifest_url")]
+    manifest_url_header: Vec<String>,
+    /// How often that URL is asked, seconds.
+    #[arg(long, default_value_t = 20, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    http_check_frequency: u64,
     /// Images, snapshots and the pods' volumes.
     #[arg(long, default_value = "/var/lib/longshore", value_name = "DIR")]
     root_dir: PathBuf,
@@ -111,7 +125,7 @@ pub(super) async fn run(args: RunArgs, run_dir: PathBuf) -> anyhow::Result<ExitC
     }
     let lock = node::lock(&config)?;
     let recorder = Recorder::default();
-    let (manifests, desired) = Manifests::open(&args.manifests, &config.node_name)?;
+    let (manifests, desired) = Manifests::open(places(&args, &config)?, &config.node_name)?;
     let runtime = Embedded::open(options(&args, &config)?).await.context("opening the container runtime")?;
     import(&args.import, &runtime).await?;
 
@@ -121,12 +135,17 @@ pub(super) async fn run(args: RunArgs, run_dir: PathBuf) -> anyhow::Result<ExitC
     tasks.push(tokio::spawn(tell_problems(desired.clone(), recorder.clone())));
     let (desired, completing) = with_addresses(desired, args.service_cidr);
     tasks.push(completing);
+    let (state, pods) = (config.dirs.root.clone(), config.dirs.pods());
+    let (workloads, published) = Task::open(&state, &pods, &config.node_name, desired, recorder.clone())?;
+    let desired = published.desired;
     let node = Node::build(config.clone(), lock, runtime.clone(), desired.clone(), recorder.clone()).await?;
     let handle = node.handle();
+    let workloads_stop = CancellationToken::new();
+    tasks.push(tokio::spawn(workloads.run(handle.views.clone(), workloads_stop.clone())));
 
     let asked_to_stop = CancellationToken::new();
     let (shown_services, services) = watch::channel(Arc::default());
-    let surface = surface(&handle, &runtime, &config, services, desired.clone(), asked_to_stop.clone());
+    let surface = surface(&handle, published.rows, &runtime, &config, services, desired.clone(), asked_to_stop.clone());
     let (run, token) = (config.dirs.run.clone(), stop.clone());
     tasks.push(tokio::spawn(async move { report(server::serve(surface, &run, token), "the agent's socket").await }));
     if let Some(socket) = args.cri_socket.clone() {
@@ -151,6 +170,8 @@ pub(super) async fn run(args: RunArgs, run_dir: PathBuf) -> anyhow::Result<ExitC
         () = ends.next() => {}
         () = asked_to_stop.cancelled() => {}
     }
+    // Pods that end now are not to be replaced.
+    workloads_stop.cancel();
     let whole = end(&args, &handle, &mut ends, &recorder).await;
     proxy_stop.cancel();
     if let Some(proxy) = proxy {
@@ -227,6 +248,29 @@ fn size(text: &str) -> Result<MaxSize, String> {
         return Err("a log of no size at all cannot be kept; a negative size turns rotation off".to_owned());
     }
     Ok(MaxSize((!amount.is_negative()).then(|| amount.ceil_units())))
+}
+
+/// Standard input longer than any file would be is refused like one.
+const LARGEST_INPUT: u64 = 10 << 20;
+
+fn places(args: &RunArgs, config: &Config) -> anyhow::Result<Places> {
+    let is_input = |path: &&PathBuf| path.as_os_str() == "-";
+    let mut input = None;
+    if args.manifests.iter().any(|path| is_input(&path)) {
+        let mut bytes = Vec::new();
+        let read = std::io::stdin().lock().take(LARGEST_INPUT + 1).read_to_end(&mut bytes);
+        read.context("reading manifests from standard input")?;
+        anyhow::ensure!(bytes.len() as u64 <= LARGEST_INPUT, "standard input is larger than 10 MiB");
+        input = Some(bytes);
+    }
+    let every = Duration::from_secs(args.http_check_frequency);
+    let url = |url: &String| ManifestUrl::new(url, &args.manifest_url_header, every, &config.dirs.root);
+    Ok(Places {
+        paths: args.manifests.iter().filter(|path| !is_input(path)).cloned().collect(),
+        static_pods: args.pod_manifest_path.clone(),
+        input,
+        url: args.manifest_url.as_ref().map(url).transpose().context("--manifest-url")?,
+    })
 }
 
 fn options(args: &RunArgs, config: &Config) -> anyhow::Result<Options> {
@@ -307,6 +351,7 @@ fn with_addresses(
 
 fn surface(
     handle: &Handle,
+    workloads: Rows,
     runtime: &Arc<Embedded>,
     config: &Config,
     services: watch::Receiver<Arc<proxy::Listed>>,
@@ -316,6 +361,7 @@ fn surface(
     Surface {
         services,
         views: handle.views.clone(),
+        workloads,
         recorder: handle.recorder.clone(),
         timelines: handle.timelines.clone(),
         held: handle.held.clone(),

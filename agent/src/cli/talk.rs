@@ -17,7 +17,7 @@ use super::exec::{Wiring, attach};
 use super::{render, table};
 use crate::events::Event;
 use crate::names::ObjectName;
-use crate::server::{ExecAnswer, ExecRequest, ImageLine, Images, ImportRequest, Pods, PullRequest};
+use crate::server::{ExecAnswer, ExecRequest, ImageLine, Images, ImportRequest, Pods, PullRequest, Workloads};
 use crate::view::{PodView, human};
 
 /// How a list is printed.
@@ -73,6 +73,23 @@ pub(super) async fn ps(agent: &Client, args: PsArgs) -> anyhow::Result<ExitCode>
         print(["No pods.".to_owned()])?;
     } else {
         print(render::pods(views.iter(), &answer.held, Timestamp::now()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[derive(Args, Debug)]
+pub(super) struct WorkloadsArgs {
+    /// Print all there is to know.
+    #[arg(short, long, value_name = "FORMAT")]
+    output: Option<Format>,
+}
+
+pub(super) async fn workloads(agent: &Client, args: WorkloadsArgs) -> anyhow::Result<ExitCode> {
+    let answer: Workloads = agent.get("/v1/workloads").await?;
+    match args.output {
+        Some(Format::Json) => print([serde_json::to_string_pretty(&answer)?])?,
+        None if answer.workloads.is_empty() => print(["No workloads.".to_owned()])?,
+        None => print(render::workloads(&answer.workloads, Timestamp::now()))?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -11,6 +11,7 @@
 //! GET  /v1/services             Services
 //! GET  /v1/explain?…            Explanation    POST /v1/start                 Stopped
 //! GET  /v1/top                  Top
+//! GET  /v1/workloads            Workloads
 //! ```
 
 mod events;
@@ -49,10 +50,11 @@ use crate::proxy::Listed;
 use crate::sources::Desired;
 use crate::timeline::Timelines;
 use crate::view::PodViews;
+use crate::workloads::Rows;
 
 pub use exec::{ExecAnswer, ExecRequest};
 pub use images::{ImageLine, ImageRow, Images, ImportRequest, PullRequest};
-pub use pods::{PodRow, Pods};
+pub use pods::{PodRow, Pods, Workloads};
 pub(crate) use pods::{StopRequest, Stopped};
 pub use services::Services;
 pub use top::{Top, TopPod, Used};
@@ -70,6 +72,8 @@ pub struct Surface {
     pub views: PodViews,
     /// Services, as they were programmed last.
     pub services: watch::Receiver<Arc<Listed>>,
+    /// All workloads.
+    pub workloads: Rows,
     /// What happened.
     pub recorder: Recorder,
     /// What was tried.
@@ -148,6 +152,7 @@ pub async fn serve(surface: Surface, run: &Path, stop: CancellationToken) -> Res
     let listener = listen(&socket).map_err(|source| ListenError { socket: socket.clone(), source })?;
     let router = axum::Router::new()
         .route("/v1/pods", get(pods::list))
+        .route("/v1/workloads", get(pods::workloads))
         .route("/v1/events", get(events::list))
         .route("/v1/logs", get(logs::read))
         .route("/v1/exec", post(exec::start))

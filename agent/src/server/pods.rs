@@ -7,6 +7,7 @@ use super::{Refusal, Surface};
 use crate::names::ObjectName;
 use crate::pods::held::HeldPod;
 use crate::view::PodView;
+use crate::workloads::Row;
 
 /// `GET /v1/pods`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -16,6 +17,13 @@ pub struct Pods {
     /// Pods that were stopped by hand.
     #[serde(default)]
     pub held: Vec<HeldPod>,
+}
+
+/// `GET /v1/workloads`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Workloads {
+    /// By name.
+    pub workloads: Vec<Row>,
 }
 
 /// One pod.
@@ -64,6 +72,10 @@ pub(crate) struct StopRequest {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Stopped {
     pub(crate) pods: usize,
+}
+
+pub(super) async fn workloads(State(surface): State<Surface>) -> Json<Workloads> {
+    Json(Workloads { workloads: surface.workloads.borrow().to_vec() })
 }
 
 pub(super) async fn list(State(surface): State<Surface>) -> Json<Pods> {

@@ -53,13 +53,22 @@ pub(crate) struct Root {
     pub path: PathBuf,
     /// Given as a folder: its manifests count, not it.
     pub is_dir: bool,
+    /// Static pods: every visible file is one, whatever its name ends with.
+    pub is_static: bool,
 }
 
 impl Root {
     /// Looks at a path as it is now.
-    pub(crate) fn of(path: &Path) -> io::Result<Self> {
+    pub(crate) fn of(path: &Path, is_static: bool) -> io::Result<Self> {
         let is_dir = fs::metadata(path)?.is_dir();
-        Ok(Self { path: std::path::absolute(path)?, is_dir })
+        Ok(Self { path: std::path::absolute(path)?, is_dir, is_static })
+    }
+
+    fn takes(&self, name: &OsStr) -> bool {
+        match self.is_static {
+            true => !name.as_encoded_bytes().starts_with(b"."),
+            false => is_manifest_name(name),
+        }
     }
 
     /// The manifest files of this root, sorted. Folders are not searched deeper; hidden files are not manifests.
@@ -70,7 +79,7 @@ impl Root {
         let mut files = Vec::new();
         for entry in fs::read_dir(&self.path)? {
             let entry = entry?;
-            if is_manifest_name(&entry.file_name()) && !entry.path().is_dir() {
+            if self.takes(&entry.file_name()) && !entry.path().is_dir() {
                 files.push(entry.path());
             }
         }
@@ -79,9 +88,9 @@ impl Root {
     }
 
     /// Whether a path is, or could become, one of its files.
-    fn claims(&self, path: &Path) -> bool {
+    pub(super) fn claims(&self, path: &Path) -> bool {
         match self.is_dir {
-            true => path.parent() == Some(&self.path) && path.file_name().is_some_and(is_manifest_name),
+            true => path.parent() == Some(&self.path) && path.file_name().is_some_and(|name| self.takes(name)),
             false => path == self.path,
         }
     }

@@ -1,20 +1,25 @@
 //! One file's bytes become objects and problems. Pure: what the file was called and what it held is all there is.
 
 mod kinds;
+mod workloads;
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service};
+use k8s_openapi::api::apps::v1::{DaemonSetSpec, DeploymentSpec, ReplicaSetSpec, StatefulSetSpec};
+use k8s_openapi::api::batch::v1::{CronJobSpec, JobSpec};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationControllerSpec, Secret, Service,
+};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::node::v1::RuntimeClass;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::de::DeserializeOwned;
 
 use self::kinds::Meaning;
 use super::{ManifestNote, ManifestProblem, defaults, identity, validate};
 use crate::names::{ObjectName, PodUid};
+use crate::workloads::{Workload, WorkloadKind};
 use crate::yaml::{self, Kind, Mistake, Node};
 
 /// Larger files are refused: the kubelet's limit.
@@ -44,6 +49,7 @@ pub(super) enum Object {
     PersistentVolumeClaim(Box<PersistentVolumeClaim>),
     RuntimeClass(Box<RuntimeClass>),
     EndpointSlice(Box<EndpointSlice>),
+    Workload(Box<Workload>),
 }
 
 impl Object {
@@ -57,11 +63,12 @@ impl Object {
             Self::PersistentVolumeClaim(_) => "PersistentVolumeClaim",
             Self::RuntimeClass(_) => "RuntimeClass",
             Self::EndpointSlice(_) => "EndpointSlice",
+            Self::Workload(workload) => workload.kind.word(),
         }
     }
 
-    fn meta(&self) -> &ObjectMeta {
-        match self {
+    fn name(&self) -> ObjectName {
+        let meta = match self {
             Self::Pod(_, pod) => &pod.metadata,
             Self::ConfigMap(map) => &map.metadata,
             Self::Secret(secret) => &secret.metadata,
@@ -70,7 +77,9 @@ impl Object {
             Self::PersistentVolumeClaim(claim) => &claim.metadata,
             Self::RuntimeClass(class) => &class.metadata,
             Self::EndpointSlice(slice) => &slice.metadata,
-        }
+            Self::Workload(workload) => return workload.name.clone(),
+        };
+        ObjectName::new(meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
     }
 }
 
@@ -78,6 +87,27 @@ impl fmt::Debug for Object {
     /// The kind alone: a Secret must not reach a log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.kind())
+    }
+}
+
+/// Which rules a pod is read by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// `longshore run`'s own manifests: all kinds, names as they are.
+    Manifests,
+    /// The folder of static pods: pods alone, named after the node.
+    StaticFile,
+    /// The URL of static pods.
+    StaticUrl,
+}
+
+impl Origin {
+    /// What `kubernetes.io/config.source` says.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Manifests | Self::StaticFile => "file",
+            Self::StaticUrl => "http",
+        }
     }
 }
 
@@ -91,6 +121,11 @@ pub(super) struct Content {
 
 /// Reads a file's content; `file` is absolute, `node` is this node's name.
 pub(super) fn read(file: &Path, bytes: &[u8], node: &str) -> Content {
+    read_from(file, bytes, node, Origin::Manifests)
+}
+
+/// The same, from wherever.
+pub(super) fn read_from(file: &Path, bytes: &[u8], node: &str, origin: Origin) -> Content {
     let mut content = Content::default();
     let Ok(text) = std::str::from_utf8(bytes) else {
         content.problems.push(ManifestProblem::whole(file, "is not text: manifests are YAML or JSON in UTF-8"));
@@ -98,7 +133,7 @@ pub(super) fn read(file: &Path, bytes: &[u8], node: &str) -> Content {
     };
     let mut idle = BTreeSet::new();
     for (index, document) in yaml::documents(text).into_iter().enumerate() {
-        let place = Place { file, node, document: index + 1, within: String::new() };
+        let place = Place { file, node, origin, document: index + 1, within: String::new() };
         match document {
             Ok(root) => place.document(root, &mut content, &mut idle),
             Err(broken) => content.problems.push(place.problem(broken.line, String::new(), broken.message)),
@@ -112,6 +147,7 @@ pub(super) fn read(file: &Path, bytes: &[u8], node: &str) -> Content {
 struct Place<'a> {
     file: &'a Path,
     node: &'a str,
+    origin: Origin,
     document: usize,
     /// `items[3].` inside a List.
     within: String,
@@ -132,7 +168,12 @@ impl Place<'_> {
 
     fn document(&self, root: Node, content: &mut Content, idle: &mut BTreeSet<&'static str>) {
         match self.kind(&root) {
-            Ok(Meaning::List) => self.list(root, content, idle),
+            Ok(Meaning::List) => self.list(root, content, idle, None),
+            Ok(Meaning::PodList) => self.list(root, content, idle, Some("Pod")),
+            Ok(Meaning::Object(kind)) if kind != "Pod" && self.origin != Origin::Manifests => {
+                let message = format!("{kind} is no static pod; only Pods and a PodList are");
+                content.problems.push(self.problem(root.line, "kind".to_owned(), message));
+            }
             Ok(Meaning::Idle(kind)) => drop(idle.insert(kind)),
             Ok(Meaning::Object(kind)) => match self.object(kind, root) {
                 Ok(manifest) => content.manifests.push(manifest),
@@ -159,7 +200,7 @@ impl Place<'_> {
         }
     }
 
-    fn list(&self, mut root: Node, content: &mut Content, idle: &mut BTreeSet<&'static str>) {
+    fn list(&self, mut root: Node, content: &mut Content, idle: &mut BTreeSet<&'static str>, kind: Option<&str>) {
         let line = root.line;
         let items = root.get_mut("items").map(|items| std::mem::replace(&mut items.kind, Kind::List(Vec::new())));
         let Some(Kind::List(items)) = items else {
@@ -169,7 +210,13 @@ impl Place<'_> {
                 "must be a list of objects".to_owned(),
             ));
         };
-        for (index, item) in items.into_iter().enumerate() {
+        for (index, mut item) in items.into_iter().enumerate() {
+            if let (Some(kind), Kind::Map(entries)) = (kind, &mut item.kind) {
+                // The API leaves out of a typed list what its kind says already.
+                entries.retain(|(name, _)| name != "kind" && name != "apiVersion");
+                let said = |name: &str, text: &str| (name.to_owned(), Node { line, kind: Kind::Text(text.to_owned()) });
+                entries.extend([said("kind", kind), said("apiVersion", "v1")]);
+            }
             let within = format!("{}items[{index}].", self.within);
             // A List in a List is legal; the parser bounds how deep.
             Place { within, ..*self }.document(item, content, idle);
@@ -198,12 +245,35 @@ impl Place<'_> {
             "EndpointSlice" => {
                 Object::EndpointSlice(self.plain(&root, defaults::endpoint_slice, validate::endpoint_slice)?)
             }
-            _ => Object::Service(self.plain(&root, defaults::service, validate::service)?),
+            "Service" => Object::Service(self.plain(&root, defaults::service, validate::service)?),
+            kind => Object::Workload(self.workload(kind, &root)?),
         };
-        let meta = object.meta();
-        let namespace = meta.namespace.clone().unwrap_or_default();
-        let name = ObjectName::new(namespace, meta.name.clone().unwrap_or_default());
-        Ok(Manifest { document: self.document, line: root.line, name, object })
+        Ok(Manifest { document: self.document, line: root.line, name: object.name(), object })
+    }
+
+    fn workload(&self, kind: &str, root: &Node) -> Result<Box<Workload>, Vec<ManifestProblem>> {
+        use WorkloadKind::{CronJob, DaemonSet, Deployment, Job, ReplicaSet, ReplicationController, StatefulSet};
+        match kind {
+            "Deployment" => self.workload_of::<DeploymentSpec>(Deployment, root),
+            "ReplicaSet" => self.workload_of::<ReplicaSetSpec>(ReplicaSet, root),
+            "ReplicationController" => self.workload_of::<ReplicationControllerSpec>(ReplicationController, root),
+            "StatefulSet" => self.workload_of::<StatefulSetSpec>(StatefulSet, root),
+            "DaemonSet" => self.workload_of::<DaemonSetSpec>(DaemonSet, root),
+            "Job" => self.workload_of::<JobSpec>(Job, root),
+            _ => self.workload_of::<CronJobSpec>(CronJob, root),
+        }
+    }
+
+    fn workload_of<S: workloads::Spec + DeserializeOwned>(
+        &self,
+        kind: WorkloadKind,
+        root: &Node,
+    ) -> Result<Box<Workload>, Vec<ManifestProblem>> {
+        let top: workloads::Top<S> = self.decode(root, false)?;
+        match top.workload(kind, self.file, self.node) {
+            Ok(workload) => Ok(Box::new(workload)),
+            Err(wrong) => Err(self.named(root, wrong)),
+        }
     }
 
     /// Decoded, filled in, checked.
@@ -223,12 +293,18 @@ impl Place<'_> {
         let mut pod: Pod = self.decode(root, false)?;
         pod.metadata.uid = None;
         let uid = identity::uid(&pod, self.node, self.file);
+        if self.origin != Origin::Manifests {
+            self.checked(root, validate::static_pod(&pod))?;
+            if let Some(name) = &mut pod.metadata.name {
+                *name = format!("{name}-{}", self.node);
+            }
+        }
         defaults::pod(&mut pod, self.node);
         self.checked(root, validate::pod(&pod))?;
         pod.metadata.uid = Some(uid.to_string());
         let annotations = pod.metadata.annotations.get_or_insert_default();
         annotations.insert("kubernetes.io/config.hash".to_owned(), uid.to_string());
-        annotations.insert("kubernetes.io/config.source".to_owned(), "file".to_owned());
+        annotations.insert("kubernetes.io/config.source".to_owned(), self.origin.word().to_owned());
         Ok(Object::Pod(uid, Box::new(pod)))
     }
 
@@ -253,8 +329,12 @@ impl Place<'_> {
     }
 
     fn checked(&self, root: &Node, found: Vec<(String, String)>) -> Result<(), Vec<ManifestProblem>> {
+        if found.is_empty() { Ok(()) } else { Err(self.named(root, found)) }
+    }
+
+    fn named(&self, root: &Node, found: Vec<(String, String)>) -> Vec<ManifestProblem> {
         let named = |(field, message): (String, String)| self.problem(root.line_of(&field), field, message);
-        if found.is_empty() { Ok(()) } else { Err(found.into_iter().map(named).collect()) }
+        found.into_iter().map(named).collect()
     }
 }
 

@@ -1,23 +1,27 @@
 //! The source of `longshore run FILE|DIR…`.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use inotify::{EventStream, Inotify};
 use jiff::Timestamp;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::Desired;
 use super::files::{self, Held, Look, Pending, Root, Watching};
-use super::manifest::{self, Content};
+use super::manifest::{self, Content, Origin};
 use super::set::Set;
+use super::url::ManifestUrl;
 
 /// The largest batch of events read at once; more simply takes another read.
 const EVENTS: usize = 16 << 10;
+
+/// How often static pods are listed although nothing was heard of their folder: the kubelet's `fileCheckFrequency`.
+const RELIST: Duration = Duration::from_secs(20);
 
 /// Why manifests cannot be used at all.
 #[derive(Debug, thiserror::Error)]
@@ -39,10 +43,24 @@ pub enum ManifestsError {
 pub struct Manifests {
     roots: Vec<Root>,
     node: String,
+    url: Option<ManifestUrl>,
     set: Set,
     watching: Watching,
     events: EventStream<Vec<u8>>,
     wanted: watch::Sender<Arc<Desired>>,
+}
+
+/// Where manifests are.
+#[derive(Clone, Debug, Default)]
+pub struct Places {
+    /// Files and folders with all kinds.
+    pub paths: Vec<PathBuf>,
+    /// A file or folder with static pods.
+    pub static_pods: Option<PathBuf>,
+    /// What standard input held.
+    pub input: Option<Vec<u8>>,
+    /// Where static pods are asked for.
+    pub url: Option<ManifestUrl>,
 }
 
 impl Manifests {
@@ -51,15 +69,27 @@ impl Manifests {
     ///
     /// # Errors
     /// A path that does not exist, or inotify that is exhausted. What is wrong inside of files is part of [`Desired`].
-    pub fn open(paths: &[PathBuf], node: &str) -> Result<(Self, watch::Receiver<Arc<Desired>>), ManifestsError> {
-        let root =
-            |path: &PathBuf| Root::of(path).map_err(|source| ManifestsError::Root { path: path.clone(), source });
-        let roots = paths.iter().map(root).collect::<Result<Vec<_>, _>>()?;
+    pub fn open(places: Places, node: &str) -> Result<(Self, watch::Receiver<Arc<Desired>>), ManifestsError> {
+        let root = |(path, is_static): (&PathBuf, bool)| {
+            Root::of(path, is_static).map_err(|source| ManifestsError::Root { path: path.clone(), source })
+        };
+        // Static pods first: a file that both claim is one.
+        let statics = places.static_pods.iter().map(|path| (path, true));
+        let roots = statics.chain(places.paths.iter().map(|path| (path, false)));
+        let roots = roots.map(root).collect::<Result<Vec<_>, _>>()?;
         let inotify = Inotify::init().map_err(ManifestsError::Watch)?;
         let watching = Watching::new(inotify.watches(), roots.clone());
         let events = inotify.into_event_stream(vec![0; EVENTS]).map_err(ManifestsError::Watch)?;
         let wanted = watch::Sender::new(Arc::default());
-        let mut manifests = Self { roots, node: node.to_owned(), set: Set::default(), watching, events, wanted };
+        let (node, url) = (node.to_owned(), places.url);
+        let mut manifests = Self { roots, node, url, set: Set::default(), watching, events, wanted };
+        if let Some(bytes) = &places.input {
+            let name = Path::new("standard input");
+            manifests.set.put(name, manifest::read(name, bytes, &manifests.node));
+        }
+        if let Some(bytes) = manifests.url.as_ref().and_then(ManifestUrl::last_good) {
+            manifests.answered(Ok(bytes));
+        }
         // Watched before it is read: what changes in between is read again.
         manifests.watch()?;
         let read = read_all(&manifests.roots, &manifests.node);
@@ -76,9 +106,21 @@ impl Manifests {
     /// When the kernel stops telling of changes. What was published stays.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), ManifestsError> {
         let mut pending = Pending::default();
+        let has_statics = self.roots.iter().any(|root| root.is_static);
+        let mut relist = tokio::time::interval_at(tokio::time::Instant::now() + RELIST, RELIST);
+        // One answer at a time.
+        let (answers, mut answered) = mpsc::channel(1);
+        if let Some(url) = self.url.clone() {
+            tokio::spawn(url.poll(answers, stop.clone()));
+        }
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
+                Some(answer) = answered.recv() => {
+                    self.answered(answer);
+                    self.publish();
+                }
+                _ = relist.tick(), if has_statics => pending.add(Look::All, Duration::ZERO, Instant::now()),
                 event = self.events.next() => {
                     let Some(event) = event else { return Ok(()) };
                     let event = event.map_err(ManifestsError::Watch)?;
@@ -88,6 +130,22 @@ impl Manifests {
                     }
                 }
                 () = due(&pending) => self.look(pending.take(Instant::now())).await?,
+            }
+        }
+    }
+
+    /// The URL of static pods has answered, or has not.
+    fn answered(&mut self, answer: Result<Vec<u8>, String>) {
+        let Some(url) = &self.url else { return };
+        let name = Path::new(&url.url).to_owned();
+        match answer {
+            Err(message) => self.set.unreadable(&name, message),
+            Ok(bytes) => {
+                let content = manifest::read_from(&name, &bytes, &self.node, Origin::StaticUrl);
+                if content.problems.is_empty() {
+                    url.remember(&bytes);
+                }
+                self.set.put(&name, content);
             }
         }
     }
@@ -106,7 +164,7 @@ impl Manifests {
 
     fn apply(&mut self, read: Read) {
         if let Some(present) = &read.all {
-            let gone = self.set.files().into_iter().filter(|file| !present.contains(file));
+            let gone = self.files().into_iter().filter(|file| !present.contains(file));
             gone.for_each(|file| self.set.remove(&file));
         }
         for (file, found) in read.files {
@@ -118,8 +176,13 @@ impl Manifests {
         }
     }
 
+    /// What is known of files: the URL and standard input are none.
+    fn files(&self) -> Vec<PathBuf> {
+        self.set.files().into_iter().filter(|file| file.is_absolute()).collect()
+    }
+
     fn watch(&mut self) -> Result<(), ManifestsError> {
-        self.watching.follow(&self.set.files()).map_err(ManifestsError::Watch)
+        self.watching.follow(&self.files()).map_err(ManifestsError::Watch)
     }
 
     fn publish(&mut self) {
@@ -162,7 +225,7 @@ fn read(looks: &[Look], roots: &[Root], node: &str) -> Read {
         Look::At(path) => Some(path.clone()),
         Look::All => None,
     });
-    Read { files: paths.map(|path| read_one(path, node)).collect(), all: None }
+    Read { files: paths.map(|path| read_one(path, roots, node)).collect(), all: None }
 }
 
 fn read_all(roots: &[Root], node: &str) -> Read {
@@ -171,7 +234,7 @@ fn read_all(roots: &[Root], node: &str) -> Read {
     for root in roots {
         match root.files() {
             Ok(found) => {
-                files.extend(found.iter().cloned().map(|path| read_one(path, node)));
+                files.extend(found.iter().cloned().map(|path| read_one(path, roots, node)));
                 all.extend(found);
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -187,9 +250,11 @@ fn read_all(roots: &[Root], node: &str) -> Read {
     Read { files, all: Some(all) }
 }
 
-fn read_one(path: PathBuf, node: &str) -> (PathBuf, Found) {
+fn read_one(path: PathBuf, roots: &[Root], node: &str) -> (PathBuf, Found) {
+    let is_static = roots.iter().find(|root| root.claims(&path)).is_some_and(|root| root.is_static);
+    let origin = if is_static { Origin::StaticFile } else { Origin::Manifests };
     let found = match files::read(&path) {
-        Held::Bytes(bytes) => Found::Content(manifest::read(&path, &bytes, node)),
+        Held::Bytes(bytes) => Found::Content(manifest::read_from(&path, &bytes, node, origin)),
         Held::Gone => Found::Gone,
         Held::Unreadable(message) => Found::Unreadable(message),
     };

@@ -1,7 +1,8 @@
 //! Where pods come from: each source publishes the whole set of what it wants, never an event.
 //!
 //! [`Manifests`] is the source of `longshore run FILE|DIR…`: `files` finds and watches them, `manifest` reads one,
-//! `validate` and `defaults` do what the API server would do, `set` joins all files into one [`Desired`].
+//! `validate` and `defaults` do what the API server would do, `set` joins all files into one [`Desired`]. Static pods
+//! are one more folder, and what [`ManifestUrl`] is answered is one more file, read by the kubelet's rules.
 
 mod defaults;
 mod files;
@@ -9,6 +10,7 @@ mod identity;
 mod manifest;
 mod manifests;
 mod set;
+mod url;
 mod validate;
 
 use std::collections::BTreeMap;
@@ -21,10 +23,12 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::node::v1::RuntimeClass;
 
 use crate::names::{ObjectName, PodUid};
+use crate::workloads::{Workload, WorkloadKey};
 
 pub(crate) use files::{Held, Root, read as read_file};
 pub(crate) use manifest::LARGEST_FILE;
-pub use manifests::{Manifests, ManifestsError};
+pub use manifests::{Manifests, ManifestsError, Places};
+pub use url::{BadUrl, ManifestUrl};
 
 /// Everything this node should be running, whole.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -33,10 +37,25 @@ pub struct Desired {
     pub pods: BTreeMap<PodUid, Arc<Pod>>,
     /// What pods refer to.
     pub objects: Objects,
+    /// Deployments and the like; their pods are not among `pods` until `workloads::expand` has put them there.
+    pub workloads: BTreeMap<WorkloadKey, Arc<Workload>>,
     /// What is wrong with manifests; the others run on.
     pub problems: Vec<ManifestProblem>,
     /// What is right but does nothing here.
     pub notes: Vec<ManifestNote>,
+}
+
+/// Fills in a pod that this node makes itself, as if it came from a manifest.
+pub(crate) fn complete(pod: &mut Pod, node: &str) {
+    defaults::pod(pod, node);
+}
+
+/// What one file's text wants.
+#[cfg(test)]
+pub(crate) fn read_text(file: &Path, text: &str, node: &str) -> Desired {
+    let mut set = set::Set::default();
+    set.put(file, manifest::read(file, text.as_bytes(), node));
+    set.desired(jiff::Timestamp::UNIX_EPOCH)
 }
 
 /// Objects that pods refer to by name.

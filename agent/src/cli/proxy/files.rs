@@ -23,7 +23,7 @@ pub(super) fn read(paths: &[PathBuf]) -> Result<Objects> {
             continue;
         }
         let looking = || format!("looking for manifests in {}", path.display());
-        for file in Root::of(path).and_then(|root| root.files()).with_context(looking)? {
+        for file in Root::of(path, false).and_then(|root| root.files()).with_context(looking)? {
             match read_file(&file) {
                 Held::Bytes(bytes) => objects.read(&file, &bytes),
                 Held::Gone => objects.problem(&file, 0, "has gone"),

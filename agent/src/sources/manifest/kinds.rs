@@ -15,7 +15,15 @@ const SUPPORTED: &[(&str, &str)] = &[
     ("PersistentVolumeClaim", "v1"),
     ("RuntimeClass", "node.k8s.io/v1"),
     ("EndpointSlice", "discovery.k8s.io/v1"),
+    ("Deployment", "apps/v1"),
+    ("ReplicaSet", "apps/v1"),
+    ("StatefulSet", "apps/v1"),
+    ("DaemonSet", "apps/v1"),
+    ("Job", "batch/v1"),
+    ("CronJob", "batch/v1"),
+    ("ReplicationController", "v1"),
     ("List", "v1"),
+    ("PodList", "v1"),
 ];
 
 /// What people's manifests hold and only a control plane acts on.
@@ -53,6 +61,8 @@ const PROTECTIVE: &[&str] = &["NetworkPolicy"];
 pub(super) enum Meaning {
     /// Its items count.
     List,
+    /// Its items are Pods, whether they say so or not.
+    PodList,
     /// One of the kinds that are run here.
     Object(&'static str),
     /// Known, and without effect here.
@@ -73,6 +83,7 @@ pub(super) fn meaning(kind: &str, version: &str) -> Result<Meaning, Unknown> {
         None => Err(Unknown::Kind(unknown(kind))),
         Some((known, right)) if *right != version => Err(Unknown::Version(format!("must be {right} for kind {known}"))),
         Some(("List", _)) => Ok(Meaning::List),
+        Some(("PodList", _)) => Ok(Meaning::PodList),
         Some((known, _)) => Ok(Meaning::Object(known)),
     }
 }

@@ -55,10 +55,10 @@ status: {phase: Running}
         expect![[r#"
             ConfigMap default/settings (document 1)
             Pod shop/web (document 8)
-            /m/a.yaml: document 2, line 9: kind: "Gadget" is not supported on its own yet; supported are Pod, ConfigMap, Secret, Service, PersistentVolume, PersistentVolumeClaim, RuntimeClass, EndpointSlice and List
+            /m/a.yaml: document 2, line 9: kind: "Gadget" is not supported on its own yet; supported are Pod, ConfigMap, Secret, Service, PersistentVolume, PersistentVolumeClaim, RuntimeClass, EndpointSlice, Deployment, ReplicaSet, StatefulSet, DaemonSet, Job, CronJob, ReplicationController, List and PodList
             /m/a.yaml: document 3, line 13: kind: "pod" is not known; did you mean Pod?
             /m/a.yaml: document 4, line 16: apiVersion: must be v1 for kind Pod
-            /m/a.yaml: document 5, line 19: kind: is missing; supported are Pod, ConfigMap, Secret, Service, PersistentVolume, PersistentVolumeClaim, RuntimeClass, EndpointSlice and List
+            /m/a.yaml: document 5, line 19: kind: is missing; supported are Pod, ConfigMap, Secret, Service, PersistentVolume, PersistentVolumeClaim, RuntimeClass, EndpointSlice, Deployment, ReplicaSet, StatefulSet, DaemonSet, Job, CronJob, ReplicationController, List and PodList
             /m/a.yaml: document 6, line 21: is no Kubernetes object; one begins with apiVersion: v1 and kind: Pod
             /m/a.yaml: document 7, line 31: spec.containers[0].imgae: unknown field; did you mean image?
         "#]],
@@ -88,7 +88,7 @@ items:
         expect![[r#"
             Service default/web (document 1)
             /m/a.yaml: document 1, line 15: items[1].spec.ports[0].port: 99999 must be between 1 and 65535
-            /m/a.yaml: document 1, line 16: items[2].kind: "Node" is not supported on its own yet; supported are Pod, ConfigMap, Secret, Service, PersistentVolume, PersistentVolumeClaim, RuntimeClass, EndpointSlice and List
+            /m/a.yaml: document 1, line 16: items[2].kind: "Node" is not supported on its own yet; supported are Pod, ConfigMap, Secret, Service, PersistentVolume, PersistentVolumeClaim, RuntimeClass, EndpointSlice, Deployment, ReplicaSet, StatefulSet, DaemonSet, Job, CronJob, ReplicationController, List and PodList
         "#]],
     );
 }
@@ -231,5 +231,109 @@ fn kinds_that_only_a_control_plane_acts_on_are_noted_once_per_file() {
             ("/m/a.yaml: NetworkPolicy is NOT ENFORCED: pods reach each other freely", true),
             ("/m/a.yaml: Namespace and Role have no effect on a node of its own", false)
         ]
+    );
+}
+
+fn statics(text: &str) -> Content {
+    read_from(Path::new("/etc/pods/a"), text.as_bytes(), "n1", Origin::StaticFile)
+}
+
+#[test]
+fn static_pods_are_named_after_their_node_and_refer_to_nothing() {
+    let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: c, image: 'x:1'}]}\n";
+    let content = statics(text);
+    assert_eq!(content.problems, []);
+    assert_eq!(content.manifests[0].name, ObjectName::new("default", "a-n1"));
+    let list = "apiVersion: v1\nkind: PodList\nitems:\n- metadata: {name: b}\n  spec: {containers: [{name: c, image: 'x:1'}]}\n";
+    assert_eq!(statics(list).manifests[0].name, ObjectName::new("default", "b-n1"));
+    let refused = text.replace("image: 'x:1'", "image: 'x:1', envFrom: [{secretRef: {name: s}}]");
+    assert_eq!(
+        statics(&refused).problems[0].to_string(),
+        "/etc/pods/a: document 1, line 4: spec.containers[0].envFrom[0].secretRef: static pods may not reference secrets"
+    );
+    let map = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n";
+    assert!(statics(map).problems[0].to_string().contains("ConfigMap is no static pod"));
+}
+
+#[test]
+fn workloads_are_checked_like_the_api_server_does() {
+    check(
+        r#"apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: -1
+  selector: {matchLabels: {app: web}}
+  strategy: {type: Blue, rollingUpdate: {maxSurge: many}}
+  template:
+    metadata: {labels: {app: other}}
+    spec:
+      restartPolicy: Never
+      containers: [{name: c, image: 'NOT AN IMAGE'}]
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: db}
+spec:
+  selector: {}
+  serviceName: db
+  template:
+    metadata: {labels: {app: db}}
+    spec: {containers: [{name: c, image: i, volumeMounts: [{name: data, mountPath: /data}]}]}
+  volumeClaimTemplates: [{metadata: {name: data}, spec: {accessModes: [ReadWriteOnce]}}]
+---
+apiVersion: batch/v1
+kind: Job
+metadata: {name: work}
+spec:
+  completionMode: Indexed
+  parallelism: 2
+  podFailurePolicy: {rules: []}
+  template: {spec: {containers: [{name: c, image: i}]}}
+---
+apiVersion: batch/v1
+kind: CronJob
+metadata: {name: tick}
+spec:
+  schedule: "61 * * * *"
+  timeZone: Mars/Olympus
+  jobTemplate: {spec: {template: {spec: {restartPolicy: OnFailure, containers: [{name: c, image: i}]}}}}
+---
+apiVersion: apps/v1
+kind: DaemonSet
+metadata: {name: agent}
+spec:
+  selector: {matchLabels: {app: agent}}
+  template:
+    metadata: {labels: {app: agent}}
+    spec: {containers: [{name: c, image: i}]}
+---
+apiVersion: extensions/v1beta1
+kind: Deployment
+metadata: {name: old}
+---
+apiVersion: apps/v1
+kind: ReplicaSet
+metadata: {name: typo}
+spec: {replica: 1}
+"#,
+        expect![[r#"
+            DaemonSet default/agent (document 5)
+            /m/a.yaml: document 1, line 9: spec.template.metadata.labels: are not what spec.selector selects
+            /m/a.yaml: document 1, line 5: spec.replicas: -1 must be between 0 and 1000
+            /m/a.yaml: document 1, line 7: spec.strategy.type: "Blue" must be RollingUpdate or Recreate
+            /m/a.yaml: document 1, line 7: spec.strategy.rollingUpdate.maxSurge: "many" must be a number or a percentage such as 25%
+            /m/a.yaml: document 1, line 11: spec.template.spec.restartPolicy: must be Always or left out
+            /m/a.yaml: document 1, line 12: spec.template.spec.containers[0].image: "NOT AN IMAGE": "NOT AN IMAGE" is not an image name such as nginx or registry.example/team/app (lower-case only)
+            /m/a.yaml: document 2, line 18: spec.selector: is missing; it holds the labels of spec.template
+            /m/a.yaml: document 2, line 23: spec.volumeClaimTemplates[0].spec.resources.requests.storage: is missing
+            /m/a.yaml: document 3, line 31: spec.podFailurePolicy: not supported on its own yet
+            /m/a.yaml: document 3, line 29: spec.completions: is missing; completionMode Indexed needs it
+            /m/a.yaml: document 3, line 32: spec.template.spec.restartPolicy: must be OnFailure or Never
+            /m/a.yaml: document 4, line 39: spec.timeZone: "Mars/Olympus" is not known on this machine (/usr/share/zoneinfo, of the package tzdata)
+            /m/a.yaml: document 4, line 38: spec.schedule: "61 * * * *": minute: "61" is not between 0 and 59
+            /m/a.yaml: document 6, line 51: apiVersion: must be apps/v1 for kind Deployment
+            /m/a.yaml: document 7, line 58: spec.replica: unknown field; did you mean replicas?
+        "#]],
     );
 }

@@ -22,7 +22,8 @@ impl Fixture {
     fn open(prepare: impl FnOnce(&Path), root: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         prepare(dir.path());
-        let (manifests, seen) = Manifests::open(&[dir.path().join(root)], "n1").unwrap();
+        let (manifests, seen) =
+            Manifests::open(Places { paths: vec![dir.path().join(root)], ..Places::default() }, "n1").unwrap();
         let stop = CancellationToken::new();
         let task = tokio::spawn(manifests.run(stop.clone()));
         Self { dir, seen, stop, task }
@@ -160,6 +161,9 @@ async fn a_folder_that_goes_and_comes_back_is_followed() {
 fn a_path_that_does_not_exist_is_an_error() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let _guard = runtime.enter();
-    let error = Manifests::open(&[PathBuf::from("/nowhere/at/all.yaml")], "n1").err().unwrap();
+    let error =
+        Manifests::open(Places { paths: vec![PathBuf::from("/nowhere/at/all.yaml")], ..Places::default() }, "n1")
+            .err()
+            .unwrap();
     assert_eq!(error.to_string(), "looking for manifests in /nowhere/at/all.yaml");
 }

@@ -9,12 +9,14 @@ mod probe;
 mod resources;
 mod security;
 mod slices;
+mod statics;
 mod storage;
 mod volume;
 
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::node::v1::RuntimeClass;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 /// What is wrong with one manifest, field by field.
 #[derive(Debug, Default)]
@@ -64,6 +66,13 @@ pub(super) fn and(words: &[&str]) -> String {
     }
 }
 
+/// Problems of any object's name, labels and annotations.
+pub(super) fn metadata(meta: &ObjectMeta) -> Vec<(String, String)> {
+    let mut report = Report::default();
+    names::object(meta, &mut report);
+    report.found
+}
+
 /// Problems of a pod whose defaults are applied.
 pub(super) fn pod(pod: &Pod) -> Vec<(String, String)> {
     let mut report = Report::default();
@@ -71,6 +80,15 @@ pub(super) fn pod(pod: &Pod) -> Vec<(String, String)> {
     match &pod.spec {
         Some(spec) => pod::spec(spec, &mut report),
         None => report.add("spec", "is missing; it needs at least containers"),
+    }
+    report.found
+}
+
+/// What a static pod may not refer to: it has to run before there is an API server to ask.
+pub(super) fn static_pod(pod: &Pod) -> Vec<(String, String)> {
+    let mut report = Report::default();
+    if let Some(spec) = &pod.spec {
+        statics::check(spec, &mut report);
     }
     report.found
 }
