@@ -57,6 +57,15 @@ impl Netns {
         std::thread::scope(|scope| scope.spawn(make).join().expect("the thread does not panic"))
     }
 
+    /// One that has a name already, as those of `ip netns` do.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn named(name: &str) -> Result<Self> {
+        let path = Path::new("/run/netns").join(name);
+        Ok(Self(Arc::new(File::open(&path).with_context(|| path.display().to_string())?)))
+    }
+
     /// A descriptor to hand to the pod network.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use ipnet::{IpNet, Ipv4Net};
 use jiff::Timestamp;
-use runtime::images::{ImageRef, RegistryConfig};
+use runtime::images::{ImageRef, PullProgress, RegistryConfig};
 use runtime::{Embedded, Instance, NetworkConfig, Options};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -368,9 +368,20 @@ fn surface(
         desired,
         runtime: runtime.clone(),
         images: runtime.images().clone(),
+        pulls: pulls(runtime.clone()),
         logs: config.dirs.logs.clone(),
         control: Arc::new(ByHand { handle: handle.clone(), stop }),
     }
+}
+
+fn pulls(runtime: Arc<Embedded>) -> server::Pulls {
+    Arc::new(move || {
+        let far = |(name, progress): (String, PullProgress)| {
+            let (done, all) = progress.bytes();
+            (name, done, all)
+        };
+        runtime.pulls().into_iter().map(far).collect()
+    })
 }
 
 /// What `longshore stop` reaches.

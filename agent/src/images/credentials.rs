@@ -85,6 +85,18 @@ impl Entry {
 }
 
 impl Keyring {
+    /// Tells one set of credentials for the image from another, without telling what they are.
+    pub fn mark(&self, image: &str) -> u64 {
+        use std::hash::{DefaultHasher, Hash, Hasher};
+        let mut hasher = DefaultHasher::new();
+        for auth in self.matching(image) {
+            let parts =
+                [&auth.username, &auth.password, &auth.identity_token, &auth.registry_token, &auth.server_address];
+            parts.hash(&mut hasher);
+        }
+        hasher.finish()
+    }
+
     /// The credentials whose registry (and path) match the image, in order.
     pub fn matching(&self, image: &str) -> Vec<AuthConfig> {
         let image = normal(image);
@@ -162,6 +174,19 @@ mod tests {
         assert_eq!(users("library/busybox"), ["hub"]);
         assert_eq!(users("eu.example/team/app"), ["team"]);
         assert!(users("eu.example/teammate/app").is_empty() && users("other.test/app").is_empty());
+    }
+
+    #[test]
+    fn other_credentials_for_the_same_image_have_another_mark() {
+        let with = |password: &str| {
+            ring(
+                json!({"registry.example": {"username": "me", "password": password}, "other.test": {"username": password}}),
+            )
+        };
+        let mark = |password: &str, image: &str| with(password).mark(image);
+        assert_eq!(mark("a", "registry.example/app"), mark("a", "registry.example/app:2"));
+        assert_ne!(mark("a", "registry.example/app"), mark("b", "registry.example/app"));
+        assert_eq!(mark("a", "busybox"), mark("b", "busybox"));
     }
 
     #[test]

@@ -33,6 +33,10 @@ impl Policy {
     }
 }
 
+/// First words of runtimes' messages that the kubelet makes reasons of (`cri-api/pkg/errors`).
+const UNAVAILABLE: &str = "RegistryUnavailable";
+const UNSIGNED: &str = "SignatureValidationFailed";
+
 /// Why there is no image.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ImageError {
@@ -40,7 +44,8 @@ pub enum ImageError {
     #[error("Failed to apply default image tag \"{0}\": couldn't parse image name \"{0}\": invalid reference format")]
     Name(String),
     /// The runtime could not say whether it has the image.
-    #[error("Failed to inspect image \"{image}\"")]
+    // The kubelet quotes the image's id, which nobody knows yet: the quotes are empty.
+    #[error("Failed to inspect image \"\"")]
     Inspect {
         /// The image.
         image: String,
@@ -59,16 +64,26 @@ pub enum ImageError {
 }
 
 impl ImageError {
+    /// The message that the container's status shows: the error with its causes, in the kubelet's words where the
+    /// runtime's first word is one that the kubelet knows.
+    pub fn message(&self, name: &str) -> String {
+        let Self::Pull { source } = self else { return crate::errors::chain(self) };
+        let known = [(UNAVAILABLE, "the registry is unavailable"), (UNSIGNED, "the signature validation failed")];
+        let told = known.iter().find_map(|(word, why)| {
+            let rest = source.message.strip_prefix(word)?;
+            Some(format!("image pull failed for {name} because {why}{rest}"))
+        });
+        told.unwrap_or_else(|| source.message.clone())
+    }
+
     /// The reason that the container's status shows.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Name(_) => "InvalidImageName",
             Self::Inspect { .. } => "ImageInspectError",
             Self::NeverPull(_) => "ErrImageNeverPull",
-            Self::Pull { source } if source.message.starts_with("RegistryUnavailable") => "RegistryUnavailable",
-            Self::Pull { source } if source.message.starts_with("SignatureValidationFailed") => {
-                "SignatureValidationFailed"
-            }
+            Self::Pull { source } if source.message.starts_with(UNAVAILABLE) => UNAVAILABLE,
+            Self::Pull { source } if source.message.starts_with(UNSIGNED) => UNSIGNED,
             Self::Pull { .. } => "ErrImagePull",
         }
     }

@@ -87,3 +87,20 @@ async fn a_failed_pull_tells_the_registrys_words() {
     let error = ensure(&images(&runtime, 1), IMAGE, Policy::IfNotPresent).await.unwrap_err();
     assert_eq!((error.reason(), error.to_string().as_str()), ("ErrImagePull", "denied"));
 }
+
+#[test]
+fn what_the_kubelet_knows_of_runtimes_errors_becomes_a_reason() {
+    let told = |message: &str| {
+        let error = ImageError::Pull { source: RuntimeError::new("PullImage", Kind::Internal, message) };
+        format!("{}: {}", error.reason(), error.message(IMAGE))
+    };
+    assert_eq!(
+        told("RegistryUnavailable: no route"),
+        "RegistryUnavailable: image pull failed for registry.example/app:1 because the registry is unavailable: no route"
+    );
+    assert_eq!(
+        told("SignatureValidationFailed: no key"),
+        "SignatureValidationFailed: image pull failed for registry.example/app:1 because the signature validation failed: no key"
+    );
+    assert_eq!(told("denied"), "ErrImagePull: denied");
+}

@@ -9,13 +9,14 @@ use super::backoff::{self, Limits, signed};
 use super::containers;
 use super::execute::{Done, Failed};
 use super::life::Event;
+use super::mailbox::Want;
 use super::plan::Kept;
 use super::roles;
 use super::step::{Job, Progress, Trouble};
 use super::tools::Tools;
-use crate::errors::chain;
 use crate::events::EventType;
-use crate::images::ImageError;
+use crate::images::{ImageError, keyring};
+use crate::sources::Objects;
 
 /// Giving back is tried again this soon: it is what a deletion waits for.
 const UNDO_AGAIN: Duration = Duration::from_secs(1);
@@ -38,7 +39,7 @@ pub(super) fn is_over(status: &PodStatus) -> bool {
 }
 
 /// Takes in how a step came out; the event is for the pod's life.
-pub(super) fn fold(progress: &mut Progress, kept: &mut Kept, tools: &Tools, pod: &Pod, done: Done) -> Option<Event> {
+pub(super) fn fold(progress: &mut Progress, kept: &mut Kept, tools: &Tools, want: &Want, done: Done) -> Option<Event> {
     match done {
         Done::SetUp(Ok(volumes)) => {
             progress.volumes = Some(volumes);
@@ -59,7 +60,7 @@ pub(super) fn fold(progress: &mut Progress, kept: &mut Kept, tools: &Tools, pod:
             progress.images.insert(container, facts);
         }
         Done::Image { container, result: Err(error), .. } => {
-            let trouble = image_trouble(kept, tools, pod, &container, &error);
+            let trouble = image_trouble(kept, tools, want, &container, &error);
             progress.container_trouble.insert(container, trouble);
         }
         Done::Sandbox(result) => progress.sandbox_trouble = result.err().map(|failed| trouble(tools, failed)),
@@ -134,14 +135,25 @@ fn at(failed: Failed, now: Timestamp, wait: Duration) -> Trouble {
     }
 }
 
-fn image_trouble(kept: &mut Kept, tools: &Tools, pod: &Pod, container: &str, error: &ImageError) -> Trouble {
-    let now = Timestamp::now();
-    let failed = Failed::new(error.reason(), chain(error));
+/// What pull delays are about: another image or other credentials for it start them afresh.
+pub(super) fn pull_key(pod: &Pod, container: &str, objects: &Objects) -> String {
+    let image = image_of(pod, container);
+    format!("{image} {:016x}", keyring(pod, objects).mark(&image))
+}
+
+fn image_of(pod: &Pod, container: &str) -> String {
+    roles::member(pod, container).and_then(|member| member.container.image.clone()).unwrap_or_default()
+}
+
+fn image_trouble(kept: &mut Kept, tools: &Tools, want: &Want, container: &str, error: &ImageError) -> Trouble {
+    let (now, pod) = (Timestamp::now(), &want.pod);
+    let image = image_of(pod, container);
+    let failed = Failed::new(error.reason(), error.message(&image));
     let ImageError::Pull { .. } = error else { return at(failed, now, jittered(tools.config.timing.retry)) };
-    let image = roles::member(pod, container).and_then(|member| member.container.image.clone()).unwrap_or_default();
+    let key = pull_key(pod, container, &want.within.objects);
     let timing = &tools.config.timing;
     let limits = Limits { first: timing.pull_first, max: timing.pull_max };
-    let raised = backoff::raise(kept.pulls.get(container), &image, now, now, limits);
+    let raised = backoff::raise(kept.pulls.get(container), &key, now, now, limits);
     let wait = raised.delay();
     kept.pulls.insert(container.to_owned(), raised);
     tools.say_of(pod, container, EventType::Normal, "BackOff", format!("Back-off pulling image \"{image}\""));

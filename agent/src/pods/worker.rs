@@ -195,7 +195,14 @@ impl Worker {
             // What was missing may have come: no reason to sit out the delay.
             self.progress.stale = self.progress.volumes.is_some();
             self.progress.volume_trouble = None;
-            self.progress.container_trouble.retain(|_, trouble| trouble.reason != "CreateContainerConfigError");
+            let (want, pulls) = (&self.want, &self.kept.pulls);
+            self.progress.container_trouble.retain(|name, trouble| {
+                let other_credentials = trouble.pull_of.is_some()
+                    && pulls
+                        .get(name)
+                        .is_some_and(|pull| pull.key != outcome::pull_key(&want.pod, name, &want.within.objects));
+                trouble.reason != "CreateContainerConfigError" && !other_credentials
+            });
         }
     }
 

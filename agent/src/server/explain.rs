@@ -49,7 +49,8 @@ fn known(surface: &Surface, pod: ObjectName, view: &PodView, problems: Vec<Strin
     let timeline = surface.timelines.of(&uid).unwrap_or_else(|| Timeline::new(now, false));
     let agent_started = surface.timelines.agent_started;
     let events = surface.recorder.recent();
-    explain(Known { pod, uid, view, timeline, agent_started, events, problems }, now)
+    let pulls = (surface.pulls)();
+    explain(Known { pod, uid, view, timeline, agent_started, events, problems, pulls }, now)
 }
 
 /// Why there is nothing to explain: where a manifest is to blame, its problem.

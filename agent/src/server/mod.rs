@@ -65,6 +65,9 @@ pub const SOCKET: &str = "agent.sock";
 /// Largest request; the longest is an exec with a long command line.
 const LARGEST_REQUEST: usize = 1 << 20;
 
+/// Pulls that run: the image, bytes that are here, bytes there are.
+pub type Pulls = Arc<dyn Fn() -> Vec<(String, u64, u64)> + Send + Sync>;
+
 /// What the socket shows and whom it passes requests to.
 #[derive(Clone)]
 pub struct Surface {
@@ -86,6 +89,8 @@ pub struct Surface {
     pub runtime: Arc<dyn Runtime>,
     /// The embedded runtime's images, for `import` and for a pull with progress.
     pub images: runtime::images::ImageStore,
+    /// Pulls that run.
+    pub pulls: Pulls,
     /// Root of the pods' log folders.
     pub logs: PathBuf,
     /// Who stops pods.

@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Entry, Timeline, Wait, Work};
 use crate::events::{About, Event};
+use crate::images::with_default_tag;
 use crate::names::{ObjectName, PodUid};
+use crate::pods::roles;
 use crate::view::{PodView, Row};
 
 /// How many of a pod's events are told: what is older is in `longshore events`.
@@ -78,16 +80,18 @@ pub struct Known<'a> {
     pub events: Vec<Event>,
     /// What is wrong with its manifest.
     pub problems: Vec<String>,
+    /// Pulls that run: the image, bytes that are here, bytes there are (0 where nobody knows yet).
+    pub pulls: Vec<(String, u64, u64)>,
 }
 
 /// Joins what is known. Pure.
 pub fn explain(known: Known<'_>, now: Timestamp) -> Explanation {
-    let Known { pod, uid, view, timeline, agent_started, events, problems } = known;
+    let Known { pod, uid, view, timeline, agent_started, events, problems, pulls } = known;
     let row = Row::of(&view.pod, &view.status, view.stopping);
     let of_this = |event: &Event| matches!(&event.about, About::Pod { uid: of, .. } if *of == uid);
     let mut events: Vec<_> = events.into_iter().filter(of_this).collect();
     events.drain(..events.len().saturating_sub(EVENTS));
-    let mut awaits = under_way(&timeline, now);
+    let mut awaits = under_way(&timeline, view, &pulls, now);
     awaits.extend(timeline.waits);
     if awaits.is_empty() {
         awaits.push(Wait::new("nothing", settled(view), None));
@@ -121,15 +125,27 @@ fn settled(view: &PodView) -> &'static str {
     }
 }
 
-fn under_way(timeline: &Timeline, now: Timestamp) -> Vec<Wait> {
+fn under_way(timeline: &Timeline, view: &PodView, pulls: &[(String, u64, u64)], now: Timestamp) -> Vec<Wait> {
     let open = timeline.entries.iter().filter(|entry| entry.outcome.is_none());
     open.map(|entry| {
         let ms = now.duration_since(entry.began).as_millis().max(0);
         let so_far = if ms < 10_000 { format!("{ms} ms") } else { format!("{} s", ms / 1_000) };
         let since = entry.began.strftime("%H:%M:%S");
-        Wait::new(title(entry), format!("{}; in progress since {since} ({so_far})", doing(entry.work)), None)
+        let far = pulled(entry, view, pulls).unwrap_or_else(|| doing(entry.work).to_owned());
+        Wait::new(title(entry), format!("{far}; in progress since {since} ({so_far})"), None)
     })
     .collect()
+}
+
+/// How far the pull of the entry's image is, if that is what the entry is busy with.
+fn pulled(entry: &Entry, view: &PodView, pulls: &[(String, u64, u64)]) -> Option<String> {
+    let name = entry.of.as_deref().filter(|_| entry.work == Work::Image)?;
+    let image = roles::member(&view.pod, name)?.container.image.clone()?;
+    let (_, done, all) = pulls.iter().find(|(pulled, ..)| *pulled == with_default_tag(&image))?;
+    Some(match all {
+        0 => format!("image pull of {image:?}: the registry has not told its size yet"),
+        all => format!("image pull of {image:?}: {done} of {all} bytes"),
+    })
 }
 
 /// What a step is about, such as `image of main`.

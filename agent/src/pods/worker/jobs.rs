@@ -81,7 +81,7 @@ impl Worker {
         account::ended(&self.tools.timelines, &self.uid, &job, done.as_ref().ok().map(|(_, done)| done));
         match done {
             Ok((_, done)) => {
-                let event = outcome::fold(&mut self.progress, &mut self.kept, &self.tools, &self.want.pod, done);
+                let event = outcome::fold(&mut self.progress, &mut self.kept, &self.tools, &self.want, done);
                 if let Some(event) = event {
                     self.live(&event);
                 }
