@@ -8,6 +8,7 @@
 //! probes  --ProbeResults--> pods            pods, images, volumes --Event--> events
 //! ```
 //!
+//! `pods` also tells `timeline` what it tries and what it waits for; `log_rotation` looks at logs of what the views show.
 //! Only `pods` starts or stops containers. Nothing here knows what is inside the runtime: containers are reached
 //! through [`cri_proto::Runtime`] alone. Modules stand in reading order.
 

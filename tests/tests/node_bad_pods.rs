@@ -213,5 +213,9 @@ fn a_full_node_takes_no_more_pods() -> Result<()> {
         message == "Pod was rejected: Node didn't have enough resource: pods, requested: 1, used: 2, capacity: 2",
         "{message}"
     );
+    // What it lacked is given back, and it needs no help to notice.
+    agent.remove("a.yaml")?;
+    agent.wait_for_pod("c", SOON, runs)?;
+    ensure!(runs(&agent.pod("b")?.context("b")?));
     agent.interrupt(Duration::from_secs(60))
 }

@@ -3,6 +3,7 @@
 mod client;
 mod exec;
 mod explain;
+mod flags;
 mod live;
 mod proxy;
 mod render;

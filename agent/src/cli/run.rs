@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::flags::{MaxSize, size};
 use super::{host_name, live};
 use crate::config::{Config, Draft, LogRotation};
 use crate::errors::chain;
@@ -25,7 +26,6 @@ use crate::events::{About, EventType, Recorder};
 use crate::names::ObjectName;
 use crate::node::{self, Handle, Node, facts};
 use crate::proxy;
-use crate::quantity::Amount;
 use crate::server::{self, Control, Surface};
 use crate::sources::Desired;
 use crate::sources::{ManifestUrl, Manifests, Places};
@@ -236,18 +236,6 @@ fn config(args: &RunArgs, run: PathBuf) -> anyhow::Result<Config> {
         let lines: Vec<_> = bad.iter().map(ToString::to_string).collect();
         anyhow::anyhow!("these settings cannot be used:\n  {}", lines.join("\n  "))
     })
-}
-
-/// A size from which on something is done; `None` for never.
-#[derive(Clone, Copy, Debug)]
-struct MaxSize(Option<u64>);
-
-fn size(text: &str) -> Result<MaxSize, String> {
-    let amount = Amount::parse(text).map_err(|error| error.to_string())?;
-    if amount == Amount::ZERO {
-        return Err("a log of no size at all cannot be kept; a negative size turns rotation off".to_owned());
-    }
-    Ok(MaxSize((!amount.is_negative()).then(|| amount.ceil_units())))
 }
 
 /// Standard input longer than any file would be is refused like one.

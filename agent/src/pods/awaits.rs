@@ -14,6 +14,13 @@ use crate::timeline::Wait;
 
 /// What the pod waits for now.
 pub(super) fn awaits(inputs: &Inputs<'_>, plan: &Plan, status: &PodStatus, now: Timestamp) -> Vec<Wait> {
+    if inputs.kept.rejected && !inputs.life.end().is_some_and(|end| end.deleted) {
+        return vec![Wait::new(
+            "this node",
+            format!("it refused the pod: {}", status.message.clone().unwrap_or_default()),
+            None,
+        )];
+    }
     match inputs.life {
         Life::Running => running(inputs, plan, status),
         Life::Stopping { deadline, .. } => stopping(inputs, *deadline, now),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
@@ -22,6 +23,9 @@ use crate::names::{ObjectName, PodUid};
 use crate::observe::{Observed, Waker};
 use crate::resources::admission::{self, NodeFacts, Rejection};
 use crate::sources::Desired;
+
+/// How soon pods that were refused are asked about again: what they lacked may have been given back.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// The ears of all workers, for whoever hears of their pods.
 #[derive(Clone, Default)]
@@ -165,6 +169,7 @@ impl Registry {
                 }
                 Some(ask) = asks.recv() => self.asked(ask),
                 Some(ended) = self.workers.join_next_with_id(), if !self.workers.is_empty() => self.ended(&ended),
+                () = tokio::time::sleep(ASK_AGAIN), if self.may_ask_again() => self.readmit(),
             }
         }
         while self.workers.join_next().await.is_some() {}
@@ -224,6 +229,24 @@ impl Registry {
                 self.tools.say(pod, EventType::Warning, &rejection.reason, &rejection.message);
                 self.start(uid, Arc::clone(pod), Some(rejected(pod, rejection)));
             }
+        }
+    }
+
+    /// In a cluster a refused pod is its controller's to replace; on a node of its own nobody else would.
+    fn may_ask_again(&self) -> bool {
+        !self.tools.config.dns.in_cluster && self.pods.values().any(|entry| entry.rejected && !entry.ending)
+    }
+
+    /// Refused pods that the node would take now go, and begin anew once they are gone: one at a time, because each
+    /// uses what the others hope for.
+    fn readmit(&mut self) {
+        let active = self.active();
+        let waiting = self.pods.iter().filter(|(_, entry)| entry.rejected && !entry.ending);
+        let fits = |entry: &Entry| admission::admit(&entry.want.pod, &active, &self.node).is_ok();
+        let next = waiting.filter(|(_, entry)| fits(entry)).map(|(uid, _)| uid.clone()).next();
+        if let Some(uid) = next {
+            info!(%uid, "a pod that was refused fits now");
+            self.end(&uid, Timestamp::now());
         }
     }
 

@@ -133,7 +133,12 @@ impl Chain {
 
     /// Names without `.gz`, oldest first.
     fn rotated(&self) -> io::Result<BTreeSet<String>> {
-        let files = std::fs::read_dir(self.dir())?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let entries = match std::fs::read_dir(self.dir()) {
+            // The pod is gone with its logs: whoever follows has read them.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+            other => other?,
+        };
+        let files = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
         Ok(files.filter_map(|file| rotated(&self.name, &file).map(str::to_owned)).collect())
     }
 }

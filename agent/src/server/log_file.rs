@@ -286,6 +286,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_tail_of_ten_gigabytes_is_its_end_alone() {
+        let mut file = log("");
+        // A hole: reading it would take minutes.
+        file.as_file().set_len(10 << 30).unwrap();
+        std::io::Seek::seek(&mut file, SeekFrom::End(0)).unwrap();
+        file.write_all(format!("\n{LOG}").as_bytes()).unwrap();
+        let text = collect(file.path(), Choice { tail: Some(1), ..Choice::default() }).await;
+        assert_eq!(text, "three four\n");
+    }
+
+    #[tokio::test]
     async fn since_leaves_out_what_was_before() {
         let file = log(LOG);
         let since = Some("2026-01-01T00:00:04Z".parse().unwrap());
@@ -360,6 +371,20 @@ mod tests {
         let text = String::from_utf8(text).unwrap();
         let numbers: Vec<usize> = text.lines().map(|line| line.split(' ').next().unwrap().parse().unwrap()).collect();
         assert!(numbers.iter().copied().eq(0..n), "{} lines of {n}", numbers.len());
+    }
+
+    #[tokio::test]
+    async fn a_log_that_goes_with_its_pod_ends_in_silence() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("0.log");
+        std::fs::write(&log, line(0)).unwrap();
+        let (running, told) = watch::channel(true);
+        let (lines, mut received) = mpsc::channel(1);
+        tokio::spawn(follow(log, Choice::default(), Some(told), lines));
+        assert!(received.recv().await.unwrap().is_ok());
+        std::fs::remove_dir_all(dir.path()).unwrap();
+        running.send_replace(false);
+        assert!(received.recv().await.is_none());
     }
 
     #[tokio::test]
