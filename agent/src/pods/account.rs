@@ -16,6 +16,7 @@ pub(super) fn begins(timelines: &Timelines, uid: &PodUid, step: &Step) {
         Step::Sandbox { .. } => (Work::Sandbox, None),
         Step::StopSandbox { .. } => (Work::StopSandbox, None),
         Step::Start(start) => (Work::Container, Some(start.container.clone())),
+        Step::Resize(_) => (Work::Resize, None),
         Step::PreStop { container, .. } => (Work::PreStop, Some(container.clone())),
         Step::Kill(kill) => (Work::Stop, Some(kill.container.clone())),
         Step::Undo(undo) => (Work::GiveBack, Some(undone(*undo).to_owned())),

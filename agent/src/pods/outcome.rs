@@ -53,7 +53,7 @@ pub(super) fn fold(progress: &mut Progress, kept: &mut Kept, tools: &Tools, want
             progress.volume_trouble = Some(trouble(tools, failed));
         }
         // Another image is wanted by now: what came of this one says nothing.
-        Done::Image { container, image, .. } if !is_wanted(pod, &container, &image) => {}
+        Done::Image { container, image, .. } if !is_wanted(&want.pod, &container, &image) => {}
         Done::Image { container, result: Ok(facts), .. } => {
             kept.pulls.remove(&container);
             progress.container_trouble.remove(&container);

@@ -41,6 +41,8 @@ pub enum Work {
     StopSandbox,
     /// A container is made and started, and its postStart hook run.
     Container,
+    /// Cpu and memory of running containers are changed.
+    Resize,
     /// A preStop hook is run.
     PreStop,
     /// A container is stopped.
