@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use crate::blocking::{blocking, now_ns};
 use crate::cgroups::CgroupPath;
-use crate::container::{Container, finish, remove, stop};
+use crate::container::{Container, finish, image_mounts, remove, stop};
 use crate::core::Core;
 use crate::error::{Doing, LifeError, chain};
 use crate::ids::{ContainerId, SandboxId};
@@ -183,7 +183,7 @@ fn half_made(sandbox: &Sandbox, id: &ContainerId) -> Container {
 /// Root file systems and addresses whose owners are gone: after a crash in a removal, or a reboot.
 async fn release_strangers(core: &Arc<Core>) {
     let known: BTreeSet<String> = core.containers().iter().map(|container| container.id.to_string()).collect();
-    for id in core.images.snapshots().into_iter().filter(|id| !known.contains(id)) {
+    for id in core.images.snapshots().into_iter().filter(|id| !known.contains(image_mounts::owner(id))) {
         if let Err(error) = core.images.remove_snapshot(&id).await {
             warn!(container = id, error = chain(&error), "removing the root file system of a container that is gone");
         }

@@ -18,6 +18,17 @@ pub struct Source {
     pub read_only: bool,
     /// Ours, and so may be relabelled.
     pub managed: bool,
+    /// Not on this node's disk: the runtime mounts this image.
+    pub image: Option<ImageSource>,
+}
+
+/// An image that is mounted, not run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageSource {
+    /// Its name.
+    pub reference: String,
+    /// A path in it; empty for all of it.
+    pub sub_path: String,
 }
 
 /// The files that the agent itself gives to each container.
@@ -57,7 +68,15 @@ fn one(mount: &VolumeMount, source: &Source) -> v1::Mount {
         readonly: read_only,
         selinux_relabel: source.managed,
         propagation: propagation as i32,
-        recursive_read_only: read_only && mount.recursive_read_only.as_deref() == Some("Enabled"),
+        // This runtime can: IfPossible is as good as Enabled.
+        recursive_read_only: read_only
+            && matches!(mount.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible")),
+        image: source.image.as_ref().map(|image| v1::ImageSpec {
+            image: image.reference.clone(),
+            user_specified_image: image.reference.clone(),
+            ..Default::default()
+        }),
+        image_sub_path: source.image.as_ref().map(|image| image.sub_path.clone()).unwrap_or_default(),
         ..Default::default()
     }
 }
@@ -101,7 +120,7 @@ mod tests {
     }
 
     fn source(path: &str, read_only: bool) -> Source {
-        Source { host_path: path.into(), read_only, managed: true }
+        Source { host_path: path.into(), read_only, managed: true, image: None }
     }
 
     fn own() -> OwnFiles {

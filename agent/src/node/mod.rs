@@ -11,8 +11,10 @@
 
 mod addresses;
 mod cgroups;
+mod evictor;
 pub mod facts;
 mod lock;
+mod orphans;
 mod seams;
 
 use std::io;

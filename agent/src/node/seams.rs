@@ -8,7 +8,7 @@ use cri_proto::Runtime;
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction, Pod};
 use tokio::sync::watch;
 
-use super::{Lock, Node, NodeCgroups, NodeError, Seams};
+use super::{Lock, Node, NodeCgroups, NodeError, Seams, evictor, orphans};
 use crate::config::Config;
 use crate::events::Recorder;
 use crate::fields::Allocatable;
@@ -31,17 +31,29 @@ impl Node {
         desired: watch::Receiver<Arc<Desired>>,
         recorder: Recorder,
     ) -> Result<Self, NodeError> {
-        let (seams, cgroups, probes) = real(&config, runtime, &recorder)?;
+        let volumes = volumes(&config);
+        let (seams, cgroups, probes) = real(&config, volumes.clone(), runtime, &recorder)?;
+        let wanted = Arc::clone(&desired.borrow());
+        let left = orphans::clear(&config, &volumes, &seams.runtime, &wanted).await;
         let mut node = Self::join(config, seams, desired, recorder).await?;
         node.handle.cgroups = Some(cgroups);
         node._lock = Some(lock);
         node.tasks.spawn(probes.run(node.stop.child_token()));
+        let again = orphans::follow(left, volumes.clone(), node.handle().views, node.stop.child_token());
+        node.tasks.spawn(again);
+        node.tasks.spawn(evictor::run(node.handle(), volumes, node.stop.child_token()));
         Ok(node)
     }
 }
 
+fn volumes(config: &Config) -> Volumes {
+    let dirs = &config.dirs;
+    Volumes::new(&dirs.kubelet, dirs.root.join("claims"), &config.node_name, Arc::new(KernelMounts))
+}
+
 fn real(
     config: &Config,
+    volumes: Volumes,
     runtime: Arc<dyn Runtime>,
     recorder: &Recorder,
 ) -> Result<(Seams, NodeCgroups, Probes), NodeError> {
@@ -50,7 +62,7 @@ fn real(
     let http = Http::new().map_err(NodeError::Tls)?;
     let probes = Probes::new(Arc::clone(&runtime), http.clone(), recorder.clone());
     let seams = Seams {
-        volumes: Arc::new(Volumes::new(&config.dirs.kubelet, Arc::new(KernelMounts))),
+        volumes: Arc::new(volumes),
         cgroup_facts: cgroups.facts(memory),
         cgroups: Arc::new(cgroups.clone()),
         hooks: Arc::new(Hooks(http)),

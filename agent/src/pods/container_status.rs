@@ -290,7 +290,7 @@ impl One<'_> {
             mount_path: mount.mount_path.clone(),
             read_only: mount.read_only.filter(|read_only| *read_only),
             recursive_read_only: mount.read_only.filter(|read_only| *read_only).map(|_| {
-                let on = mount.recursive_read_only.as_deref() == Some("Enabled");
+                let on = matches!(mount.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible"));
                 if on { "Enabled" } else { "Disabled" }.to_owned()
             }),
             volume_status: None,

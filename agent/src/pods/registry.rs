@@ -58,6 +58,8 @@ pub enum Ask {
     Stop(Vec<ObjectName>, oneshot::Sender<()>),
     /// Those of these pods that were stopped by hand start again; answered with their names.
     Start(Vec<ObjectName>, oneshot::Sender<Vec<ObjectName>>),
+    /// This pod has used more than it may, and why; it ends as failed.
+    Evict(PodUid, String),
     /// Every pod ends, and none is started any more; answered when nothing is left.
     StopAll(oneshot::Sender<()>),
 }
@@ -289,6 +291,10 @@ impl Registry {
                 // Whoever asked may have gone: the pods start all the same.
                 let _ = answer.send(self.held.release(&names));
                 self.reconcile();
+                return;
+            }
+            Ask::Evict(uid, message) => {
+                self.ears.with(|ears| ears.get(&uid).map(|ear| ear.evict(message)));
                 return;
             }
             Ask::Stop(names, answer) => {

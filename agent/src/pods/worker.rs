@@ -34,6 +34,7 @@ use crate::names::PodUid;
 use crate::observe::{self, Observed};
 use crate::pods::messages;
 use crate::probes::ProbeResults;
+use crate::resources::eviction;
 use crate::view::PodView;
 
 /// How soon a failed look at the runtime is repeated.
@@ -45,6 +46,8 @@ pub(super) struct Ear {
     mailbox: Mutex<Mailbox>,
     wake: Notify,
     changed: AtomicBool,
+    /// Why the pod may not go on, until its worker has heard it.
+    evicted: Mutex<Option<String>>,
 }
 
 impl Ear {
@@ -53,6 +56,12 @@ impl Ear {
         let mut mailbox = self.mailbox.lock().unwrap_or_else(PoisonError::into_inner);
         *mailbox = std::mem::take(&mut *mailbox).put(wish);
         drop(mailbox);
+        self.wake.notify_one();
+    }
+
+    /// The pod has used more than it may.
+    pub(super) fn evict(&self, message: String) {
+        *self.evicted.lock().unwrap_or_else(PoisonError::into_inner) = Some(message);
         self.wake.notify_one();
     }
 
@@ -179,6 +188,10 @@ impl Worker {
             Some(Wish::Stop { by }) => self.live(&Event::Stop { by }),
             None => {}
         }
+        let evicted = self.ear.evicted.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let (Some(message), Life::Running) = (evicted, &self.life) {
+            self.live(&plan::evicted(message, Timestamp::now()));
+        }
     }
 
     fn follow(&mut self, want: Want) {
@@ -215,7 +228,8 @@ impl Worker {
         if let Event::Ended { verdict, .. } = event
             && let (Some(reason), Some(message)) = (&verdict.reason, &verdict.message)
         {
-            self.tools.say(&self.want.pod, EventType::Normal, reason, message);
+            let kind = if reason == eviction::REASON { EventType::Warning } else { EventType::Normal };
+            self.tools.say(&self.want.pod, kind, reason, message);
         }
         if matches!(life, Life::Stopped { .. }) {
             self.tools.ledger.release(&self.uid);

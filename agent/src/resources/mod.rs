@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod cgroup_values;
+pub mod eviction;
 pub mod ledger;
 pub mod qos;
 pub mod resize;

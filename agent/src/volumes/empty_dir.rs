@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, PodSpec};
 
 use super::error::io;
 use super::mounts::Mounts;
-use super::{SetUpError, layout, ownership, set_up};
+use super::{SetUpError, huge_pages, layout, ownership, set_up};
 use crate::fields::Allocatable;
 use crate::quantity::Amount;
 
@@ -20,6 +20,13 @@ pub(super) enum EmptyDir {
     Disk,
     /// In memory, of at most this many bytes.
     Memory(u64),
+    /// In huge pages.
+    HugePages {
+        /// Bytes of one page.
+        page: u64,
+        /// At most this many bytes; 0 is as many as there are.
+        size: u64,
+    },
 }
 
 impl EmptyDir {
@@ -28,9 +35,11 @@ impl EmptyDir {
         match source.medium.as_deref().unwrap_or_default() {
             "" => Ok(Self::Disk),
             "Memory" => Ok(Self::Memory(memory_size(limit, spec, node))),
-            medium => {
-                Err(SetUpError::Unsupported(format!("emptyDir medium {medium:?} is not supported on its own yet")))
+            medium if huge_pages::is_medium(medium) => {
+                let size = limit.map_or(0, Amount::ceil_units);
+                Ok(Self::HugePages { page: huge_pages::page_size(medium, spec)?, size })
             }
+            medium => Err(SetUpError::Unsupported(format!("emptyDir medium {medium:?} is not supported"))),
         }
     }
 }
@@ -68,15 +77,21 @@ pub(super) fn set_up(
     let mounted = mounts.is_mounted(&dir).map_err(io("looking at", &dir))?;
     let there = match kind {
         EmptyDir::Disk => dir.is_dir(),
-        // After a reboot the directory is left, without its tmpfs.
-        EmptyDir::Memory(_) => mounted,
+        // After a reboot the directory is left, without what was mounted on it.
+        EmptyDir::Memory(_) | EmptyDir::HugePages { .. } => mounted,
     };
     if there && ready.exists() {
         return Ok(());
     }
     set_up::make_dir(&dir)?;
-    if let (EmptyDir::Memory(size), false) = (kind, mounted) {
-        mounts.tmpfs(&dir, *size, false).map_err(io("mounting a tmpfs on", &dir))?;
+    match kind {
+        EmptyDir::Memory(size) if !mounted => {
+            mounts.tmpfs(&dir, *size, false).map_err(io("mounting a tmpfs on", &dir))?;
+        }
+        EmptyDir::HugePages { page, size } if !mounted => {
+            mounts.huge_pages(&dir, *page, *size).map_err(io("mounting huge pages on", &dir))?;
+        }
+        _ => {}
     }
     fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).map_err(io("changing the mode of", &dir))?;
     if let Some(group) = fs_group {

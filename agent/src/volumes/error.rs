@@ -16,6 +16,18 @@ pub enum VolumeError {
         /// What is wrong with it.
         source: SetUpError,
     },
+    /// Claims of the pod have no volume, or not one that can be used here. The text is the kubelet's.
+    #[error(
+        "Unable to attach or mount volumes: unmounted volumes=[{unmounted}], unattached volumes=[], failed to process volumes=[{failed}]"
+    )]
+    Claims {
+        /// All volumes of the pod.
+        unmounted: String,
+        /// Those with a claim that failed.
+        failed: String,
+        /// Why.
+        source: Box<SetUpError>,
+    },
     /// A container mounts a volume that the pod does not have.
     #[error("container {container} mounts volume {volume:?}, which the pod does not have")]
     NoSuchVolume {
@@ -32,12 +44,20 @@ pub enum VolumeError {
         /// The container.
         container: String,
         /// Why: for the log, not for users.
-        source: SetUpError,
+        source: Box<SetUpError>,
     },
     /// Taking a pod's volumes away.
     #[error("removing {}", path.display())]
     TearDown {
         /// What was being removed.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Finding out how large something is.
+    #[error("measuring {}", path.display())]
+    Measure {
+        /// What was measured.
         path: PathBuf,
         /// Why not.
         source: io::Error,
@@ -50,6 +70,15 @@ pub enum VolumeError {
         /// Why not.
         source: io::Error,
     },
+    /// The file system or the kernel does not answer; the work goes on by itself.
+    #[error("no answer within {seconds} s: a file system behind the pod's volumes hangs; it is tried again")]
+    NoAnswer {
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// No thread to do the work on.
+    #[error("starting a thread for the pod's volumes")]
+    Thread(#[source] io::Error),
     /// The work was cut off because the agent ends.
     #[error("the agent is stopping")]
     Stopping,
@@ -97,6 +126,26 @@ pub enum SetUpError {
     /// Something that this agent does not have.
     #[error("{0}")]
     Unsupported(String),
+    /// A claim that cannot be used, in the kubelet's words.
+    #[error("error processing PVC {claim}: {reason}")]
+    Claim {
+        /// The claim.
+        claim: ObjectName,
+        /// Why not.
+        reason: String,
+    },
+    /// Another pod has it.
+    #[error("volume uses the ReadWriteOncePod access mode and is already in use by another pod")]
+    InUse,
+    /// The file system behind it does not answer.
+    #[error("no answer within {seconds} s: the file system behind it hangs; it is tried again")]
+    NoAnswer {
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// A program that mounts failed: how it ended, what it was called with, and what it said.
+    #[error("mount failed: {0}")]
+    Helper(String),
     /// Several sources of a projected volume failed.
     #[error("{}", .0.iter().map(|error| chain(error)).collect::<Vec<_>>().join("; "))]
     Several(Vec<SetUpError>),

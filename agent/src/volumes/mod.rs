@@ -8,13 +8,17 @@
 //! descriptor and follows no link.
 
 mod atomic_write;
+mod attach;
+mod claims;
 mod config_map;
 mod downward_api;
 mod empty_dir;
 mod error;
 mod host_path;
+mod huge_pages;
 mod layout;
 mod mounts;
+mod nfs;
 mod ownership;
 mod payload;
 mod plan;
@@ -24,12 +28,15 @@ mod secret;
 mod set_up;
 mod subpath;
 mod tear_down;
+mod turns;
+mod usage;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ImageVolumeSource, Pod};
 
 use crate::fields::Allocatable;
 use crate::names::PodUid;
@@ -48,6 +55,35 @@ pub struct MountedVolume {
     pub read_only: bool,
     /// Made by us: may be relabelled for SELinux. A hostPath is not.
     pub managed: bool,
+    /// An image: nothing of it is on this node's disk until the runtime mounts it.
+    pub image: Option<ImageVolume>,
+}
+
+/// An image as a volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageVolume {
+    /// As the manifest names it.
+    pub reference: String,
+    /// When it is pulled. Unset means where it is not here: there may be no registry to ask.
+    pub policy: crate::images::Policy,
+}
+
+impl ImageVolume {
+    /// What a pod asks for.
+    pub fn of(source: &ImageVolumeSource) -> Self {
+        use crate::images::Policy::{Always, IfNotPresent, Never};
+        let policy = match source.pull_policy.as_deref() {
+            Some("Always") => Always,
+            Some("Never") => Never,
+            _ => IfNotPresent,
+        };
+        Self { reference: source.reference.clone().unwrap_or_default(), policy }
+    }
+
+    /// What the runtime knows it by.
+    pub fn name(&self) -> String {
+        crate::images::with_default_tag(&self.reference)
+    }
 }
 
 /// All volumes of one pod that its containers mount.
@@ -92,14 +128,23 @@ pub struct SubPath<'a> {
 pub struct Volumes {
     layout: Layout,
     mounts: Arc<dyn Mounts>,
-    /// One at a time per pod: a caller may give up waiting while its work goes on, and the next must not meet it.
-    busy: Arc<Mutex<HashMap<PodUid, Arc<Mutex<()>>>>>,
+    claims: claims::ClaimStore,
+    turns: turns::Turns,
+    /// Measuring waits for nothing that is set up, and holds nothing up.
+    measuring: turns::Turns,
 }
 
+/// How long somebody waits for a pod's volumes: what the kubelet waits before it says that they are not mounted.
+const LIMIT: Duration = Duration::from_secs(123);
+
 impl Volumes {
-    /// Volumes below `root`, the kubelet's directory (see `volumes`, section 1).
-    pub fn new(root: impl Into<PathBuf>, mounts: Arc<dyn Mounts>) -> Self {
-        Self { layout: Layout::new(root), mounts, busy: Arc::default() }
+    /// Volumes below `root`, the kubelet's directory (see `volumes`, section 1), on the node of this name. What claims
+    /// are bound to, and the directories that are made for them, is kept in `claims`.
+    pub fn new(root: impl Into<PathBuf>, claims: impl Into<PathBuf>, node_name: &str, mounts: Arc<dyn Mounts>) -> Self {
+        let layout = Layout::new(root);
+        let claims = claims::ClaimStore::new(claims.into(), layout.pods(), node_name);
+        let (turns, measuring) = (turns::Turns::new(LIMIT), turns::Turns::new(LIMIT));
+        Self { layout, mounts, claims, turns, measuring }
     }
 
     /// Where things are.
@@ -124,7 +169,18 @@ impl Volumes {
             return Ok(Arc::default());
         }
         let (dir, mounts) = (self.layout.pod(uid), self.mounts.clone());
-        self.alone(uid, move || set_up::all(&dir, &plan, mounts.as_ref())).await.map(Arc::new)
+        let stored = plan.iter().any(plan::Planned::is_claim).then(|| claims::Stored::of(objects));
+        let (claims, of_pod) = (self.claims.clone(), uid.clone());
+        let work = move |doing: &turns::Doing| {
+            let plan = match stored {
+                Some(stored) => {
+                    plan::with_claims(plan, |name, claim| claims.resolve(&dir, &of_pod, name, claim, &stored))?
+                }
+                None => plan,
+            };
+            set_up::all(&dir, &plan, mounts.as_ref(), doing)
+        };
+        self.turns.run(uid, work).await.map(Arc::new)
     }
 
     /// Rewrites what has changed in ConfigMaps, Secrets or the pod's own fields; containers see it at once, except
@@ -144,7 +200,7 @@ impl Volumes {
             return Ok(());
         }
         let (dir, mounts) = (self.layout.pod(uid), self.mounts.clone());
-        self.alone(uid, move || set_up::all(&dir, &plan, mounts.as_ref())).await.map(drop)
+        self.turns.run(uid, move |doing| set_up::all(&dir, &plan, mounts.as_ref(), doing)).await.map(drop)
     }
 
     /// Binds one sub path of a volume to a place of its own, which is what the container mounts. Resolved once, by
@@ -166,11 +222,16 @@ impl Volumes {
         let target = self.layout.subpath(uid, path.volume, path.container, path.index);
         let mounts = self.mounts.clone();
         let (volume, container) = (path.volume.to_owned(), path.container.to_owned());
-        self.alone(uid, move || {
-            let bound = subpath::bind(&root, &wanted, &target, mounts.as_ref());
-            bound.map(|()| target).map_err(|source| VolumeError::SubPath { volume, container, source })
-        })
-        .await
+        self.turns
+            .run(uid, move |_| {
+                let bound = subpath::bind(&root, &wanted, &target, mounts.as_ref());
+                bound.map(|()| target).map_err(|source| VolumeError::SubPath {
+                    volume,
+                    container,
+                    source: Box::new(source),
+                })
+            })
+            .await
     }
 
     /// Takes all volumes away, once the containers are gone: sub paths first, then mounts and contents. Can be
@@ -180,7 +241,7 @@ impl Volumes {
     /// The first thing that cannot be taken away.
     pub async fn unmount_all(&self, uid: &PodUid) -> Result<(), VolumeError> {
         let (dir, mounts) = (self.layout.pod(uid), self.mounts.clone());
-        self.alone(uid, move || tear_down::volumes(&dir, mounts.as_ref())).await
+        self.turns.run(uid, move |_| tear_down::volumes(&dir, mounts.as_ref())).await
     }
 
     /// Removes the pod's directory, after [`Self::unmount_all`]. Can be repeated; never crosses a live mount.
@@ -189,9 +250,37 @@ impl Volumes {
     /// Volumes that are still there, or whatever the disk says.
     pub async fn remove_pod_dir(&self, uid: &PodUid) -> Result<(), VolumeError> {
         let (dir, mounts) = (self.layout.pod(uid), self.mounts.clone());
-        self.alone(uid, move || tear_down::pod_dir(&dir, mounts.as_ref())).await?;
-        self.busy.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+        let (claims, of_pod) = (self.claims.clone(), uid.clone());
+        let work = move |_: &turns::Doing| {
+            claims.forget(&of_pod).map_err(|source| VolumeError::SetUp { volume: "ephemeral".to_owned(), source })?;
+            tear_down::pod_dir(&dir, mounts.as_ref())
+        };
+        self.turns.run(uid, work).await?;
+        self.turns.forget(uid);
+        self.measuring.forget(uid);
         Ok(())
+    }
+
+    /// Bytes on disk of these emptyDirs of a pod and, by any name, of these other directories.
+    ///
+    /// # Errors
+    /// The first that cannot be read.
+    pub async fn usage(
+        &self,
+        uid: &PodUid,
+        empty_dirs: Vec<String>,
+        others: Vec<(String, PathBuf)>,
+    ) -> Result<(BTreeMap<String, u64>, BTreeMap<String, u64>), VolumeError> {
+        let pod = self.layout.pod(uid);
+        let of = |path: &Path| usage::of(path).map_err(|source| VolumeError::Measure { path: path.to_owned(), source });
+        let work = move |_: &turns::Doing| {
+            let dir = |name: &str| layout::volume(&pod, empty_dir::PLUGIN, name);
+            let own = empty_dirs.into_iter().map(|name| Ok((name.clone(), of(&dir(&name))?)));
+            let own = own.collect::<Result<_, VolumeError>>()?;
+            let others = others.into_iter().map(|(name, path)| Ok((name, of(&path)?)));
+            Ok((own, others.collect::<Result<_, VolumeError>>()?))
+        };
+        self.measuring.run(uid, work).await
     }
 
     /// The pods that have a directory here, for those that nobody knows any more.
@@ -200,30 +289,7 @@ impl Volumes {
     /// When the directory of all pods cannot be listed.
     pub async fn on_disk(&self) -> Result<Vec<PodUid>, VolumeError> {
         let pods = self.layout.pods();
-        blocking(move || tear_down::on_disk(&pods)).await
-    }
-
-    async fn alone<T: Send + 'static>(
-        &self,
-        uid: &PodUid,
-        work: impl FnOnce() -> Result<T, VolumeError> + Send + 'static,
-    ) -> Result<T, VolumeError> {
-        let turn = self.busy.lock().unwrap_or_else(PoisonError::into_inner).entry(uid.clone()).or_default().clone();
-        blocking(move || {
-            let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
-            work()
-        })
-        .await
-    }
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, VolumeError> + Send + 'static,
-) -> Result<T, VolumeError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        Err(_) => Err(VolumeError::Stopping),
+        self.turns.run_for_all(move || tear_down::on_disk(&pods)).await
     }
 }
 

@@ -1,11 +1,11 @@
 use std::ffi::CString;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
+use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 
 /// What volumes need of the kernel's mount table, and nothing more. Calls block.
 pub trait Mounts: Send + Sync + 'static {
@@ -15,6 +15,24 @@ pub trait Mounts: Send + Sync + 'static {
     /// # Errors
     /// The kernel's.
     fn tmpfs(&self, target: &Path, size: u64, quiet: bool) -> io::Result<()>;
+
+    /// Huge pages of `page` bytes at `target`, of at most `size` bytes (0: as many as there are).
+    ///
+    /// # Errors
+    /// The kernel's; `EINVAL` where it has no pages of that size.
+    fn huge_pages(&self, target: &Path, page: u64, size: u64) -> io::Result<()>;
+
+    /// The mount at `target` gets exactly these flags.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn restrict(&self, target: &Path, flags: MountFlags) -> io::Result<()>;
+
+    /// `target` becomes a mount, if it is none, and shares what is mounted below it with its copies.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn share(&self, target: &Path) -> io::Result<()>;
 
     /// What `source` is open on also appears at `target`.
     ///
@@ -27,6 +45,12 @@ pub trait Mounts: Send + Sync + 'static {
     /// # Errors
     /// `EBUSY` while somebody uses it.
     fn unmount(&self, target: &Path) -> io::Result<()>;
+
+    /// The same for a network file system whose server may be gone: what waits for it fails.
+    ///
+    /// # Errors
+    /// As [`Mounts::unmount`].
+    fn unmount_by_force(&self, target: &Path) -> io::Result<()>;
 
     /// Something is mounted at `target`. A link is not followed; what does not exist is no mount.
     ///
@@ -55,6 +79,25 @@ impl Mounts for KernelMounts {
         }
     }
 
+    fn huge_pages(&self, target: &Path, page: u64, size: u64) -> io::Result<()> {
+        let size = if size == 0 { String::new() } else { format!(",size={size}") };
+        let options = CString::new(format!("pagesize={page}{size}"))?;
+        Ok(rustix::mount::mount("nodev", target, "hugetlbfs", MountFlags::empty(), options.as_c_str())?)
+    }
+
+    fn restrict(&self, target: &Path, flags: MountFlags) -> io::Result<()> {
+        Ok(rustix::mount::mount_remount(target, MountFlags::BIND | flags, "")?)
+    }
+
+    fn share(&self, target: &Path) -> io::Result<()> {
+        if !self.is_mounted(target)? {
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let own = rustix::fs::open(target, flags, Mode::empty())?;
+            self.bind(own.as_fd(), target)?;
+        }
+        Ok(rustix::mount::mount_change(target, MountPropagationFlags::SHARED | MountPropagationFlags::REC)?)
+    }
+
     fn bind(&self, source: BorrowedFd<'_>, target: &Path) -> io::Result<()> {
         let tree = rustix::mount::open_tree(
             source,
@@ -69,6 +112,10 @@ impl Mounts for KernelMounts {
         Ok(rustix::mount::unmount(target, UnmountFlags::NOFOLLOW)?)
     }
 
+    fn unmount_by_force(&self, target: &Path) -> io::Result<()> {
+        Ok(rustix::mount::unmount(target, UnmountFlags::NOFOLLOW | UnmountFlags::FORCE)?)
+    }
+
     fn is_mounted(&self, target: &Path) -> io::Result<bool> {
         is_mount_root(CWD, target)
     }
@@ -76,7 +123,8 @@ impl Mounts for KernelMounts {
 
 /// Whether the entry `name` of `dir` is the root of a mount. A link is not followed.
 pub(super) fn is_mount_root(dir: BorrowedFd<'_>, name: &Path) -> io::Result<bool> {
-    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    // A server that is gone is not asked: whether it is a mount is known here.
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::STATX_DONT_SYNC;
     match rustix::fs::statx(dir, name, flags, StatxFlags::empty()) {
         // The kernel says since 5.8 whether it can tell.
         Ok(stat) if stat.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT) => {

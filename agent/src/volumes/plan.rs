@@ -5,10 +5,13 @@ use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Volume};
 
+use super::attach::{Attach, Group, Source};
+use super::claims::Claim;
 use super::empty_dir::EmptyDir;
 use super::host_path::Expected;
+use super::ownership::Policy;
 use super::payload::{Payload, check_path, plain};
-use super::{SetUpError, VolumeError, config_map, downward_api, empty_dir, projected, secret};
+use super::{ImageVolume, SetUpError, VolumeError, config_map, downward_api, empty_dir, projected, secret};
 use crate::fields::Allocatable;
 use crate::names::ObjectName;
 use crate::sources::Objects;
@@ -19,7 +22,9 @@ pub(super) struct Planned {
     pub name: String,
     pub what: What,
     /// The group that gets access, where the kind allows it.
-    pub fs_group: Option<u32>,
+    pub fs_group: Option<Group>,
+    /// Some container wants what is mounted in it to propagate.
+    pub shared: bool,
 }
 
 /// What a volume is.
@@ -29,7 +34,12 @@ pub(super) enum What {
     HostPath {
         path: PathBuf,
         expected: Expected,
+        read_only: bool,
     },
+    Attach(Attach),
+    Image(ImageVolume),
+    /// Whatever its claim is bound to.
+    Claim(Claim),
     Files {
         plugin: &'static str,
         /// On tmpfs of this size; `None` is a plain directory.
@@ -41,6 +51,11 @@ pub(super) enum What {
 }
 
 impl Planned {
+    /// Something has to be found for it first.
+    pub(super) fn is_claim(&self) -> bool {
+        matches!(self.what, What::Claim(_))
+    }
+
     /// Its content can change while the pod runs.
     pub(super) fn changes(&self) -> bool {
         matches!(self.what, What::Files { .. })
@@ -52,14 +67,59 @@ pub(super) fn plan(pod: &Pod, objects: &Objects, node: &Allocatable) -> Result<V
     let Some(spec) = &pod.spec else { return Ok(Vec::new()) };
     let used = used(spec)?;
     let volumes = spec.volumes.iter().flatten().filter(|volume| used.contains(volume.name.as_str()));
-    let group = spec.security_context.as_ref().and_then(|context| context.fs_group);
-    let fs_group = group.and_then(|group| u32::try_from(group).ok());
+    let fs_group = fs_group(spec);
     volumes
         .map(|volume| match what(volume, pod, spec, objects, node) {
-            Ok(what) => Ok(Planned { name: volume.name.clone(), what, fs_group }),
+            Ok(what) => {
+                Ok(Planned { name: volume.name.clone(), what, fs_group, shared: is_shared(spec, &volume.name) })
+            }
             Err(source) => Err(VolumeError::SetUp { volume: volume.name.clone(), source }),
         })
         .collect()
+}
+
+/// Puts in what each claim has. None is left waiting behind another: all that fail are named.
+pub(super) fn with_claims(
+    plan: Vec<Planned>,
+    mut resolve: impl FnMut(&str, &Claim) -> Result<What, SetUpError>,
+) -> Result<Vec<Planned>, VolumeError> {
+    let unmounted: Vec<_> = plan.iter().map(|planned| planned.name.clone()).collect();
+    let (mut found, mut failed, mut errors) = (Vec::new(), Vec::new(), Vec::new());
+    for mut planned in plan {
+        if let What::Claim(claim) = &planned.what {
+            match resolve(&planned.name, claim) {
+                Ok(what) => planned.what = what,
+                // The kubelet finds out when it mounts, not when it looks claims up.
+                Err(source @ SetUpError::InUse) => return Err(VolumeError::SetUp { volume: planned.name, source }),
+                Err(error) => {
+                    failed.push(planned.name.clone());
+                    errors.push(error);
+                    continue;
+                }
+            }
+        }
+        found.push(planned);
+    }
+    let source = match errors.len() {
+        0 => return Ok(found),
+        1 => Box::new(errors.remove(0)),
+        _ => Box::new(SetUpError::Several(errors)),
+    };
+    Err(VolumeError::Claims { unmounted: unmounted.join(" "), failed: failed.join(" "), source })
+}
+
+fn fs_group(spec: &PodSpec) -> Option<Group> {
+    let context = spec.security_context.as_ref()?;
+    let policy = match context.fs_group_change_policy.as_deref() {
+        Some("OnRootMismatch") => Policy::OnRootMismatch,
+        _ => Policy::Always,
+    };
+    Some(Group { id: u32::try_from(context.fs_group?).ok()?, policy })
+}
+
+fn is_shared(spec: &PodSpec, volume: &str) -> bool {
+    let mut mounts = containers(spec).flat_map(|container| container.volume_mounts.iter().flatten());
+    mounts.any(|mount| mount.name == volume && mount.mount_propagation.as_deref().is_some_and(|kind| kind != "None"))
 }
 
 fn containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
@@ -92,7 +152,25 @@ fn what(volume: &Volume, pod: &Pod, spec: &PodSpec, objects: &Objects, node: &Al
     }
     if let Some(source) = &volume.host_path {
         let expected = Expected::of(source.type_.as_deref().unwrap_or_default())?;
-        return Ok(What::HostPath { path: PathBuf::from(&source.path), expected });
+        return Ok(What::HostPath { path: PathBuf::from(&source.path), expected, read_only: false });
+    }
+    if let Some(source) = &volume.persistent_volume_claim {
+        let read_only = source.read_only == Some(true);
+        return Ok(What::Claim(Claim { name: named(&source.claim_name), template: None, read_only }));
+    }
+    if let Some(template) = volume.ephemeral.as_ref().and_then(|source| source.volume_claim_template.as_ref()) {
+        let name = format!("{}-{}", pod.metadata.name.as_deref().unwrap_or_default(), volume.name);
+        let template = Some(Box::new(template.spec.clone()));
+        return Ok(What::Claim(Claim { name: named(&name), template, read_only: false }));
+    }
+    if let Some(source) = &volume.image {
+        return Ok(What::Image(ImageVolume::of(source)));
+    }
+    if let Some(source) = &volume.nfs {
+        let (server, path) = (source.server.clone(), source.path.clone());
+        let read_only = source.read_only == Some(true);
+        let name = volume.name.clone();
+        return Ok(What::Attach(Attach { name, source: Source::Nfs { server, path }, read_only, options: Vec::new() }));
     }
     if let Some(source) = &volume.config_map {
         let wanted = config_map::Wanted {

@@ -49,8 +49,14 @@ fn one(
     if let Some(source) = &part.downward_api {
         return downward_api::payload(source.items.as_deref(), default_mode, pod, node);
     }
-    // Tokens, trust bundles and certificates come from an API server.
-    Err(SetUpError::Unsupported(
-        "a projected serviceAccountToken, clusterTrustBundle or podCertificate needs an API server".to_owned(),
-    ))
+    let missing = if part.service_account_token.is_some() {
+        "a serviceAccountToken needs an API server to issue it"
+    } else if part.cluster_trust_bundle.is_some() {
+        "a clusterTrustBundle needs an API server that has it"
+    } else if part.pod_certificate.is_some() {
+        "a podCertificate needs an API server with a signer for it"
+    } else {
+        "a source of a projected volume is empty"
+    };
+    Err(SetUpError::Unsupported(missing.to_owned()))
 }

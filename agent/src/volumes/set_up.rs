@@ -7,34 +7,64 @@ use std::path::Path;
 use super::error::io;
 use super::mounts::Mounts;
 use super::plan::{Planned, What};
+use super::turns::Doing;
 use super::{MountedVolume, MountedVolumes, SetUpError, VolumeError, atomic_write, empty_dir, host_path, layout};
 
 /// Makes all planned volumes in the pod's directory.
-pub(super) fn all(pod: &Path, plan: &[Planned], mounts: &dyn Mounts) -> Result<MountedVolumes, VolumeError> {
-    let one = |planned: &Planned| match one(pod, planned, mounts) {
-        Ok(mounted) => Ok((planned.name.clone(), mounted)),
-        Err(source) => Err(VolumeError::SetUp { volume: planned.name.clone(), source }),
+pub(super) fn all(
+    pod: &Path,
+    plan: &[Planned],
+    mounts: &dyn Mounts,
+    doing: &Doing,
+) -> Result<MountedVolumes, VolumeError> {
+    let one = |planned: &Planned| {
+        doing.volume(&planned.name);
+        match one(pod, planned, mounts) {
+            Ok(mounted) => Ok((planned.name.clone(), mounted)),
+            Err(source) => Err(VolumeError::SetUp { volume: planned.name.clone(), source }),
+        }
     };
     plan.iter().map(one).collect()
 }
 
 fn one(pod: &Path, planned: &Planned, mounts: &dyn Mounts) -> Result<MountedVolume, SetUpError> {
+    let mounted = make(pod, planned, mounts)?;
+    if planned.shared && mounted.managed {
+        // What is mounted in it later reaches containers, or the node, only through a mount that is shared.
+        mounts.share(&mounted.host_path).map_err(io("sharing the mounts of", &mounted.host_path))?;
+    }
+    Ok(mounted)
+}
+
+fn make(pod: &Path, planned: &Planned, mounts: &dyn Mounts) -> Result<MountedVolume, SetUpError> {
     let name = &planned.name;
+    let group = planned.fs_group.map(|group| group.id);
     match &planned.what {
         What::EmptyDir(kind) => {
-            empty_dir::set_up(pod, name, kind, planned.fs_group, mounts)?;
+            empty_dir::set_up(pod, name, kind, group, mounts)?;
             let host_path = layout::volume(pod, empty_dir::PLUGIN, name);
-            Ok(MountedVolume { host_path, read_only: false, managed: true })
+            Ok(MountedVolume { host_path, read_only: false, managed: true, image: None })
         }
-        What::HostPath { path, expected } => {
+        What::Image(image) => {
+            let image = Some(image.clone());
+            Ok(MountedVolume { host_path: Default::default(), read_only: true, managed: false, image })
+        }
+        What::Claim(claim) => {
+            Err(SetUpError::Claim { claim: claim.name.clone(), reason: "PVC is not bound".to_owned() })
+        }
+        What::Attach(attach) => {
+            let host_path = attach.set_up(pod, planned.fs_group, mounts)?;
+            Ok(MountedVolume { host_path, read_only: attach.read_only, managed: true, image: None })
+        }
+        What::HostPath { path, expected, read_only } => {
             host_path::check(path, *expected)?;
-            Ok(MountedVolume { host_path: path.clone(), read_only: false, managed: false })
+            Ok(MountedVolume { host_path: path.clone(), read_only: *read_only, managed: false, image: None })
         }
         What::Files { plugin, tmpfs, payload, mount_points } => {
             let dir = layout::volume(pod, plugin, name);
             ensure_place(&dir, *tmpfs, mounts)?;
-            atomic_write::write(&dir, payload, mount_points, planned.fs_group)?;
-            Ok(MountedVolume { host_path: dir, read_only: true, managed: true })
+            atomic_write::write(&dir, payload, mount_points, group)?;
+            Ok(MountedVolume { host_path: dir, read_only: true, managed: true, image: None })
         }
     }
 }

@@ -3,12 +3,16 @@
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use rustix::fs::CWD;
 
+use super::claims::ClaimStore;
 use super::layout::{PLUGINS, SUBPATHS, VOLUMES};
 use super::mounts::Mounts;
-use super::{VolumeError, empty_dir, remove};
+use super::{VolumeError, attach, empty_dir, nfs, remove};
 use crate::names::PodUid;
 
 /// The plugins whose directories hold only what we or the pod's containers wrote.
@@ -37,26 +41,70 @@ pub(super) fn volumes(pod: &Path, mounts: &dyn Mounts) -> Result<(), VolumeError
     }
     remove_tree(&subpaths)?;
     for plugin in entries(&pod.join(VOLUMES))? {
-        let ours = plugin.file_name().and_then(|name| name.to_str()).is_some_and(|name| OURS.contains(&name));
+        let ours = is_one_of(&plugin, OURS);
         for volume in entries(&plugin)? {
             if ours {
                 self::volume(pod, &plugin, &volume, mounts)?;
+            } else if is_one_of(&plugin, &attach::PLUGINS) {
+                attached(pod, &plugin, &volume, mounts)?;
             } else {
                 remove_empty(&volume)?;
             }
         }
         remove_empty(&plugin)?;
     }
-    Ok(())
+    ClaimStore::unmounted(pod).map_err(failed(pod))
+}
+
+fn is_one_of(plugin: &Path, known: &[&str]) -> bool {
+    plugin.file_name().and_then(|name| name.to_str()).is_some_and(|name| known.contains(&name))
 }
 
 fn volume(pod: &Path, plugin: &Path, volume: &Path, mounts: &dyn Mounts) -> Result<(), VolumeError> {
-    // The marker goes first: what is half removed must not be taken for a volume that is ready.
-    if let (Some(plugin), Some(name)) = (plugin.file_name(), volume.file_name()) {
-        remove_tree(&pod.join(PLUGINS).join(plugin).join(name))?;
-    }
+    unmark(pod, plugin, volume)?;
     unmount(volume, mounts)?;
     remove_tree(volume)
+}
+
+/// Somebody else's files, mounted: nothing below is ever removed, only the empty directory they were mounted on.
+fn attached(pod: &Path, plugin: &Path, volume: &Path, mounts: &dyn Mounts) -> Result<(), VolumeError> {
+    unmark(pod, plugin, volume)?;
+    if is_one_of(plugin, &[nfs::PLUGIN]) {
+        unmount_share(volume, mounts)?;
+    }
+    unmount(volume, mounts)?;
+    remove_empty(volume)
+}
+
+/// How long an ordinary unmount of a share may write what is left to its server.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// By force only where the server has not answered for long: that throws away what was not written yet.
+fn unmount_share(volume: &Path, mounts: &dyn Mounts) -> Result<(), VolumeError> {
+    if !mounts.is_mounted(volume).map_err(failed(volume))? {
+        return Ok(());
+    }
+    let (done, is_done) = mpsc::channel();
+    thread::scope(|threads| {
+        threads.spawn(move || {
+            if is_done.recv_timeout(PATIENCE).is_err() {
+                // What the ordinary one says is what counts.
+                let _ = mounts.unmount_by_force(volume);
+            }
+        });
+        let unmounted = mounts.unmount(volume);
+        // The other thread may have given up already.
+        let _ = done.send(());
+        unmounted.map_err(failed(volume))
+    })
+}
+
+/// The marker goes first: what is half removed must not be taken for a volume that is ready.
+fn unmark(pod: &Path, plugin: &Path, volume: &Path) -> Result<(), VolumeError> {
+    match (plugin.file_name(), volume.file_name()) {
+        (Some(plugin), Some(name)) => remove_tree(&pod.join(PLUGINS).join(plugin).join(name)),
+        _ => Ok(()),
+    }
 }
 
 /// Everything else of a pod. Volumes that are still there are an error: they may be mounted.

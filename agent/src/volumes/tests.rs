@@ -7,6 +7,8 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use serde_json::{Value, json};
 
 use super::*;
+
+mod claims;
 use crate::names::ObjectName;
 
 const NODE: Allocatable = Allocatable { cpu_millis: 1_000, memory_bytes: 64 << 20, ephemeral_storage_bytes: 1 << 30 };
@@ -20,8 +22,10 @@ fn in_private_mounts<F: Future<Output = ()>>(test: impl FnOnce(Fixture) -> F + S
         // Blocking threads are started by this thread and live in its namespace.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let fixture =
-            Fixture { volumes: Volumes::new(dir.path(), Arc::new(KernelMounts)), root: dir.path().to_owned() };
+        let fixture = Fixture {
+            volumes: Volumes::new(dir.path(), dir.path().join("claims"), "n1", Arc::new(KernelMounts)),
+            root: dir.path().to_owned(),
+        };
         runtime.block_on(test(fixture));
         let left = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
         assert!(!left.contains(dir.path().to_str().unwrap()), "a mount is left behind: {left}");
@@ -237,6 +241,47 @@ fn a_sub_path_is_bound_once_and_never_leaves_its_volume() {
             "two",
             "but the next container does"
         );
+        fixture.end().await;
+    });
+}
+
+#[test]
+fn a_link_that_is_swapped_in_while_a_sub_path_is_bound_leads_nowhere() {
+    in_private_mounts(|fixture| async move {
+        let spec = mounting(json!([{"name": "d", "emptyDir": {}}]));
+        let mounted = fixture.make(&spec, &Objects::default()).await.unwrap();
+        let dir = mounted.host_path("d").unwrap().to_owned();
+        let outside = tempfile::tempdir().unwrap();
+        fs::create_dir(outside.path().join("x")).unwrap();
+        fs::write(outside.path().join("x/secret"), "x").unwrap();
+        fs::create_dir_all(dir.join("a/x")).unwrap();
+        symlink(outside.path(), dir.join("b")).unwrap();
+        let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let (swapping, is_over) = (dir.clone(), stop.clone());
+        let attacker = std::thread::spawn(move || {
+            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                let exchange = rustix::fs::RenameFlags::EXCHANGE;
+                rustix::fs::renameat_with(
+                    rustix::fs::CWD,
+                    swapping.join("a"),
+                    rustix::fs::CWD,
+                    swapping.join("b"),
+                    exchange,
+                )
+                .unwrap();
+            }
+        });
+        let mut bound = 0;
+        for _ in 0..300 {
+            let path = SubPath { volume: "d", container: "c", index: 0, path: "a/x" };
+            if let Ok(target) = fixture.volumes.subpath(&uid(), path, &mounted).await {
+                bound += 1;
+                assert!(!target.join("secret").exists(), "it left its volume");
+            }
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        attacker.join().unwrap();
+        assert!(bound > 0, "the attack itself was never tried");
         fixture.end().await;
     });
 }

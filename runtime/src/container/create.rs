@@ -6,7 +6,7 @@ use cri_proto::Kind;
 use cri_proto::v1::{self, ContainerEventType, NamespaceMode};
 use tracing::warn;
 
-use super::{Container, plan, remove};
+use super::{Container, image_mounts, plan, remove};
 use crate::blocking::{blocking, now_ns};
 use crate::cgroups::{CgroupPath, Resources};
 use crate::core::Core;
@@ -108,8 +108,9 @@ async fn fill(
     let (snapshot, limited) = tokio::join!(core.images.prepare_snapshot(container.id.as_str(), image), limits);
     let snapshot = snapshot.doing(|| "preparing its root file system".into())?;
     limited?;
+    let images = image_mounts::prepare(core, container).await?;
     let (core, sandbox, container, image) = (core.clone(), sandbox.clone(), container.clone(), image.clone());
-    blocking(move || plan::plan(&core, &sandbox, &container, &image, &snapshot)).await
+    blocking(move || plan::plan(&core, &sandbox, &container, &image, &snapshot, &images)).await
 }
 
 /// Its cgroup with its limits; device rules follow from the spec.

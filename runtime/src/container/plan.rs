@@ -31,8 +31,15 @@ pub(super) fn plan(
     container: &Container,
     image: &Image,
     snapshot: &Snapshot,
+    images: &[(usize, PathBuf)],
 ) -> Result<(), LifeError> {
-    let config = container.config();
+    let mut config = container.config();
+    for (at, place) in images {
+        if let Some(mount) = std::sync::Arc::make_mut(&mut config).mounts.get_mut(*at) {
+            mount.host_path = place.to_string_lossy().into_owned();
+        }
+    }
+    let config = config;
     let security = config.linux.as_ref().and_then(|linux| linux.security_context.clone()).unwrap_or_default();
     let identity = identify(&security, image, snapshot).doing(|| "finding out who it runs as".into())?;
     let cgroup = CgroupPath::new(&container.record().cgroup).doing(|| "naming its cgroup".into())?;

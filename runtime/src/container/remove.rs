@@ -7,7 +7,7 @@ use cri_proto::v1::ContainerEventType;
 use shim::wire::Request;
 use tracing::debug;
 
-use super::{Container, stop};
+use super::{Container, image_mounts, stop};
 use crate::blocking::blocking;
 use crate::cgroups::CgroupPath;
 use crate::core::Core;
@@ -53,6 +53,7 @@ pub(crate) async fn give_back(
     })
     .await
     .doing(|| "removing its cgroup".into())?;
+    image_mounts::give_back(core, container).await?;
     core.images.remove_snapshot(container.id.as_str()).await.doing(|| "removing its root file system".into())?;
     let dir = container.dir.clone();
     blocking(move || files::remove_dir(dir.path())).await.doing(|| "removing its files".into())

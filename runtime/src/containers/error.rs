@@ -23,8 +23,8 @@ pub enum SpecError {
     /// CDI devices.
     #[error("CDI device {0} is not supported by this runtime")]
     CdiDevice(String),
-    /// A volume whose content is an image.
-    #[error("mount {0} of an image is not supported by this runtime")]
+    /// A volume whose content is an image, and nobody mounted the image.
+    #[error("the image to be mounted at {0} was not prepared")]
     ImageMount(String),
     /// A Windows configuration.
     #[error("a Windows container cannot run here")]

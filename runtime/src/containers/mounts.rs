@@ -96,7 +96,8 @@ fn own_mount(wanted: &v1::Mount) -> Result<Mount, SpecError> {
         target: wanted.container_path.clone(),
         reason,
     };
-    if wanted.image.as_ref().is_some_and(|image| !image.image.is_empty()) {
+    let is_image = wanted.image.as_ref().is_some_and(|image| !image.image.is_empty());
+    if is_image && wanted.host_path.is_empty() {
         return Err(SpecError::ImageMount(wanted.container_path.clone()));
     }
     if !wanted.uid_mappings.is_empty() || !wanted.gid_mappings.is_empty() {
@@ -112,7 +113,12 @@ fn own_mount(wanted: &v1::Mount) -> Result<Mount, SpecError> {
     if wanted.host_path.contains('\0') || wanted.container_path.contains('\0') {
         return Err(bad("a path holds a NUL byte"));
     }
-    let options = [propagation(wanted)?, mode(wanted)?];
+    let mut options = vec![propagation(wanted)?];
+    // What an image brings as a volume is data: never written, never run.
+    match is_image {
+        true => options.extend(["ro", "noexec"]),
+        false => options.push(mode(wanted)?),
+    }
     let mut made = bind("/", Path::new(&wanted.host_path), &options);
     made.set_destination(target);
     Ok(made)
@@ -285,11 +291,14 @@ mod tests {
         "#]],
         );
         let image = v1::ImageSpec { image: "busybox".to_owned(), ..Default::default() };
+        let mounted = v1::Mount { image: Some(image.clone()), ..at("/snapshot", "/a") };
+        let options = own_mount(&mounted).unwrap().options().clone().unwrap_or_default();
+        assert_eq!(options.join(","), "rbind,rprivate,ro,noexec", "even when it is not asked for");
         check(
             &[v1::Mount { image: Some(image), ..at("", "/a") }],
             false,
             expect![[r#"
-            refused: mount /a of an image is not supported by this runtime
+            refused: the image to be mounted at /a was not prepared
         "#]],
         );
     }

@@ -1,6 +1,7 @@
 //! One step -> calls on the seams. Too dull to hold a decision.
 
 mod hooks;
+mod image_volumes;
 mod resize;
 mod setup;
 mod start;

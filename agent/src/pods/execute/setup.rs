@@ -68,12 +68,14 @@ impl Job {
         let pulling = || tools.say_of(pod, container, Normal, "Pulling", format!("Pulling image \"{image}\""));
         let pulled = tools.images.ensure(&image, Policy::of(&member.container), &keyring, &sandbox, pulling).await;
         self.say_image(container, &image, &pulled);
-        pulled.map(|pulled| match pulled {
+        let facts = match pulled? {
             Pulled::Present(facts) | Pulled::Now { facts, .. } => facts,
-        })
+        };
+        self.image_volumes(&member.container, &keyring).await?;
+        Ok(facts)
     }
 
-    fn say_image(&self, container: &str, image: &str, pulled: &Result<Pulled, ImageError>) {
+    pub(super) fn say_image(&self, container: &str, image: &str, pulled: &Result<Pulled, ImageError>) {
         let (tools, pod) = (&self.tools, self.pod());
         let say = |kind, reason: &str, message: String| tools.say_of(pod, container, kind, reason, message);
         match pulled {

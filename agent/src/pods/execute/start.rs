@@ -11,7 +11,7 @@ use super::{Failed, Job};
 use crate::container::env::{EnvInputs, env};
 use crate::container::hostname::hostname;
 use crate::container::hosts::hosts_file;
-use crate::container::mounts::{OwnFiles, Source, mounts, sub_path};
+use crate::container::mounts::{ImageSource, OwnFiles, Source, mounts, sub_path};
 use crate::container::{ContainerInputs, container_config, logs, on_host_network};
 use crate::errors::chain;
 use crate::events::EventType::{Normal, Warning};
@@ -145,15 +145,19 @@ impl Job {
                 format!("container {} mounts volume {:?}, which is not mounted", container.name, mount.name)
             })?;
             let wanted = sub_path(mount, &lookup).map_err(|error| chain(&error))?;
+            let image = volume
+                .image
+                .as_ref()
+                .map(|image| ImageSource { reference: image.name(), sub_path: wanted.clone().unwrap_or_default() });
             let host_path = match &wanted {
-                None => volume.host_path.clone(),
-                Some(path) => {
+                Some(path) if image.is_none() => {
                     let sub = SubPath { volume: &mount.name, container: &container.name, index, path };
                     let made = self.tools.volumes.subpath(&self.uid, sub, &volumes).await;
                     made.map_err(|error| chain(&error))?
                 }
+                _ => volume.host_path.clone(),
             };
-            sources.push(Source { host_path, read_only: volume.read_only, managed: volume.managed });
+            sources.push(Source { host_path, read_only: volume.read_only, managed: volume.managed, image });
         }
         Ok(sources)
     }

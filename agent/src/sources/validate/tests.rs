@@ -83,8 +83,8 @@ containers:
 volumes:
 - {name: data}
 - {name: data, emptyDir: {medium: Disk, sizeLimit: 1x}}
-- {name: nfs, nfs: {server: a, path: /}}
-- {name: claim, persistentVolumeClaim: {claimName: x}}
+- {name: nfs, nfs: {server: '', path: a}}
+- {name: claim, persistentVolumeClaim: {claimName: ''}}
 - {name: two, emptyDir: {}, hostPath: {path: /a}}
 - {name: host, hostPath: {path: /a/../b, type: Folder}}
 - {name: rel, hostPath: {path: a}}
@@ -100,10 +100,11 @@ volumes:
             line 11: spec.containers[0].volumeMounts[2].subPathExpr: "/abs" must be a relative path without ..
             line 12: spec.containers[0].volumeMounts[3].mountPropagation: Bidirectional is for privileged containers only
             line 15: spec.volumes[1].name: "data" is taken by another volume
-            line 15: spec.volumes[1].emptyDir.medium: "Disk" must be "" or Memory
+            line 15: spec.volumes[1].emptyDir.medium: "Disk" must be "", Memory, HugePages or HugePages-<size>
             line 15: spec.volumes[1].emptyDir.sizeLimit: "1x" is not a quantity; a number with an optional unit is, such as 250m, 0.5, 64Mi or 1G
-            line 16: spec.volumes[2].nfs: volumes of this kind are not supported on its own yet; emptyDir, hostPath, configMap, secret, downwardAPI and projected are
-            line 17: spec.volumes[3].persistentVolumeClaim: volumes of this kind are not supported on its own yet; emptyDir, hostPath, configMap, secret, downwardAPI and projected are
+            line 16: spec.volumes[2].nfs.server: is missing
+            line 16: spec.volumes[2].nfs.path: "a" must be an absolute path without ..
+            line 17: spec.volumes[3].persistentVolumeClaim.claimName: is missing
             line 18: spec.volumes[4]: has emptyDir and hostPath; only one of them may be given
             line 19: spec.volumes[5].hostPath.path: "/a/../b" must not contain ..; write the path it means
             line 19: spec.volumes[5].hostPath.type: "Folder" must be DirectoryOrCreate, Directory, FileOrCreate, File, Socket, CharDevice, BlockDevice or left out
@@ -111,7 +112,7 @@ volumes:
             line 21: spec.volumes[7].secret.secretName: is missing
             line 21: spec.volumes[7].secret.defaultMode: must be between 0 and 0777 (octal) or 511 (decimal)
             line 21: spec.volumes[7].secret.items[0].path: "../b" must be a relative path that does not begin with or contain ..
-            line 22: spec.volumes[8].projected.sources[0].serviceAccountToken: needs an API server; secret, configMap and downwardAPI work on their own
+            line 22: spec.volumes[8].projected.sources[0].serviceAccountToken: needs an API server to issue tokens: there is no ServiceAccount on a node of its own; secret, configMap and downwardAPI work on their own
             line 22: spec.volumes[8].projected.sources[1]: is empty; it needs secret, configMap, downwardAPI, serviceAccountToken, clusterTrustBundle or podCertificate
             line 23: spec.volumes[9].downwardAPI.items[0].fieldRef.fieldPath: "status.podIP" cannot be a file; metadata.name, .namespace, .uid, .labels and .annotations can
             line 23: spec.volumes[9].downwardAPI.items[1]: is empty; it needs fieldRef or resourceFieldRef

@@ -5,10 +5,10 @@ use k8s_openapi::api::core::v1::{
     Volume,
 };
 
-use super::{Report, container::only_one, names};
+use super::{Report, container::only_one, names, storage};
 use crate::quantity::Amount;
 
-const SUPPORTED: &str = "emptyDir, hostPath, configMap, secret, downwardAPI and projected are";
+const SUPPORTED: &str = "emptyDir, hostPath, configMap, secret, downwardAPI, projected, persistentVolumeClaim, ephemeral, nfs and image are";
 
 pub(super) fn all(spec: &PodSpec, report: &mut Report) {
     let mut seen = HashSet::new();
@@ -19,6 +19,33 @@ pub(super) fn all(spec: &PodSpec, report: &mut Report) {
             format!("{:?} is taken by another volume", volume.name)
         });
         source(volume, &at, report);
+        elsewhere(volume, &at, report);
+    }
+}
+
+/// What lies outside of the pod: a claim, a server, an image.
+fn elsewhere(volume: &Volume, at: &str, report: &mut Report) {
+    if let Some(source) = &volume.persistent_volume_claim {
+        named(&source.claim_name, format!("{at}.persistentVolumeClaim.claimName"), report);
+    }
+    if let Some(source) = &volume.ephemeral {
+        let at = format!("{at}.ephemeral.volumeClaimTemplate");
+        match &source.volume_claim_template {
+            Some(template) => storage::claim(&template.spec, &format!("{at}.spec"), report),
+            None => report.add(at, "is missing"),
+        }
+    }
+    if let Some(source) = &volume.nfs {
+        report.check(!source.server.is_empty(), format!("{at}.nfs.server"), || "is missing".to_owned());
+        let fine = source.path.starts_with('/') && !source.path.split('/').any(|part| part == "..");
+        report
+            .check(fine, format!("{at}.nfs.path"), || format!("{:?} must be an absolute path without ..", source.path));
+    }
+    if let Some(source) = &volume.image {
+        let reference = source.reference.as_deref().unwrap_or_default();
+        report.check(!reference.is_empty(), format!("{at}.image.reference"), || "is missing".to_owned());
+        let policies = &["Always", "IfNotPresent", "Never"];
+        report.one_of(source.pull_policy.as_ref(), policies, format!("{at}.image.pullPolicy"));
     }
 }
 
@@ -68,7 +95,7 @@ fn named(name: &str, field: String, report: &mut Report) {
 }
 
 fn is_supported(kind: &str) -> bool {
-    matches!(kind, "emptyDir" | "hostPath" | "configMap" | "secret" | "downwardAPI" | "projected")
+    SUPPORTED.split([',', ' ']).any(|known| known == kind)
 }
 
 /// The kinds that are given, as the manifest spells them.
@@ -81,8 +108,13 @@ fn kinds(volume: &Volume) -> Vec<String> {
 fn empty_dir(source: &EmptyDirVolumeSource, at: &str, report: &mut Report) {
     match source.medium.as_deref().unwrap_or_default() {
         "" | "Memory" => {}
-        medium if medium.starts_with("HugePages") => report.refuse(true, format!("{at}.medium")),
-        medium => report.add(format!("{at}.medium"), format!("{medium:?} must be \"\" or Memory")),
+        "HugePages" => {}
+        medium => {
+            let size = medium.strip_prefix("HugePages-").and_then(|size| Amount::parse(size).ok());
+            report.check(size.is_some_and(|size| size > Amount::ZERO), format!("{at}.medium"), || {
+                format!("{medium:?} must be \"\", Memory, HugePages or HugePages-<size>")
+            });
+        }
     }
     match source.size_limit.as_ref().map(Amount::try_from) {
         Some(Ok(limit)) if limit.is_negative() => report.add(format!("{at}.sizeLimit"), "must not be negative"),
@@ -165,9 +197,14 @@ fn projected(source: &ProjectedVolumeSource, at: &str, report: &mut Report) {
             ("podCertificate", part.pod_certificate.is_some()),
         ];
         only_one(&kinds, &at, report);
-        for (kind, given) in kinds.into_iter().skip(3) {
+        let missing = [
+            "an API server to issue tokens: there is no ServiceAccount on a node of its own",
+            "an API server that has ClusterTrustBundles",
+            "an API server with a signer that answers PodCertificateRequests",
+        ];
+        for ((kind, given), missing) in kinds.into_iter().skip(3).zip(missing) {
             report.check(!given, format!("{at}.{kind}"), || {
-                "needs an API server; secret, configMap and downwardAPI work on their own".to_owned()
+                format!("needs {missing}; secret, configMap and downwardAPI work on their own")
             });
         }
         if let Some(secret) = &part.secret {

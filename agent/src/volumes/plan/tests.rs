@@ -39,11 +39,14 @@ fn check_pod(spec: Value, want: Expect) {
 }
 
 fn render(planned: &Planned, text: &mut String) {
-    let group = planned.fs_group.map(|group| format!(" group {group}")).unwrap_or_default();
+    let group = planned.fs_group.map(|group| format!(" group {}", group.id)).unwrap_or_default();
     match &planned.what {
         What::EmptyDir(kind) => writeln!(text, "{}: emptyDir {kind:?}{group}", planned.name).unwrap(),
-        What::HostPath { path, expected } => {
+        What::HostPath { path, expected, .. } => {
             writeln!(text, "{}: {} {expected:?}", planned.name, path.display()).unwrap();
+        }
+        What::Attach(_) | What::Image(_) | What::Claim(_) => {
+            writeln!(text, "{}: {:?}", planned.name, planned.what).unwrap();
         }
         What::Files { plugin, tmpfs, payload, mount_points } => {
             writeln!(text, "{}: {plugin} {tmpfs:?}{group}", planned.name).unwrap();
@@ -146,7 +149,7 @@ fn projected_sources_are_joined_and_all_failures_are_named() {
             {"downwardAPI": {"items": [{"path": "x", "resourceFieldRef": {"containerName": "z", "resource": "limits.cpu"}}]}},
         ]}}]),
         expect![[r#"
-            MountVolume.SetUp failed for volume "v" : secret "none" not found; configmap references non-existent config key: k; a projected serviceAccountToken, clusterTrustBundle or podCertificate needs an API server; downward API item "x": container "z" not found
+            MountVolume.SetUp failed for volume "v" : secret "none" not found; configmap references non-existent config key: k; a serviceAccountToken needs an API server to issue it; downward API item "x": container "z" not found
         "#]],
     );
 }
