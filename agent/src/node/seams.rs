@@ -14,7 +14,7 @@ use crate::events::Recorder;
 use crate::fields::Allocatable;
 use crate::names::PodUid;
 use crate::pods::seams::{HookError, HttpHooks, PodProbes, PodVolumes, Probed};
-use crate::probes::{Http, ProbeResults, Probes, Running, SavedProbes, http_get};
+use crate::probes::{HookAnswer, Http, ProbeResults, Probes, Running, SavedProbes, http_get};
 use crate::resources::cgroup_values;
 use crate::sources::{Desired, Objects};
 use crate::volumes::{KernelMounts, MountedVolumes, SubPath, VolumeError, Volumes};
@@ -162,10 +162,12 @@ struct Hooks(Http);
 
 #[async_trait]
 impl HttpHooks for Hooks {
-    async fn get(&self, action: &HTTPGetAction, container: &Container, pod_ip: Option<&str>) -> Result<(), HookError> {
-        match http_get(&self.0, action, container, pod_ip).await {
-            Ok(_) => Ok(()),
-            Err(error) => Err(HookError(error.to_string())),
-        }
+    async fn get(
+        &self,
+        action: &HTTPGetAction,
+        container: &Container,
+        pod_ip: Option<&str>,
+    ) -> Result<HookAnswer, HookError> {
+        http_get(&self.0, action, container, pod_ip).await.map_err(|error| HookError(error.to_string()))
     }
 }

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::fields::Allocatable;
 use crate::names::PodUid;
-use crate::probes::{ProbeResults, SavedProbes};
+use crate::probes::{HookAnswer, ProbeResults, SavedProbes};
 use crate::sources::Objects;
 use crate::volumes::{MountedVolumes, SubPath, VolumeError};
 
@@ -111,5 +111,10 @@ pub struct HookError(pub String);
 #[async_trait]
 pub trait HttpHooks: Send + Sync {
     /// Sends the request; any answer is success.
-    async fn get(&self, action: &HTTPGetAction, container: &Container, pod_ip: Option<&str>) -> Result<(), HookError>;
+    async fn get(
+        &self,
+        action: &HTTPGetAction,
+        container: &Container,
+        pod_ip: Option<&str>,
+    ) -> Result<HookAnswer, HookError>;
 }

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use cri_proto::v1::{ExecSyncRequest, ExecSyncResponse};
 use cri_proto::{Deadline, Kind, Runtime};
-use k8s_openapi::api::core::v1::{Container, ExecAction, Probe, TCPSocketAction};
+use k8s_openapi::api::core::v1::{Container, ExecAction, GRPCAction, Probe, TCPSocketAction};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::http::{self, Http};
-use super::{Outcome, target};
+use super::{Outcome, grpc, target};
 use crate::expand::expand;
 
 /// What is kept of an output.
@@ -29,6 +29,8 @@ pub(super) enum Found {
     Failure(String),
     /// The attempt could not be made: it says nothing about the container.
     Error(String),
+    /// An answer came that could not be read to its end; no more is known of the container than after [`Self::Error`].
+    Broken(String),
 }
 
 impl Found {
@@ -37,7 +39,7 @@ impl Found {
         match self {
             Self::Success | Self::Warning(_) => Some(Outcome::Success),
             Self::Failure(_) => Some(Outcome::Failure),
-            Self::Error(_) => None,
+            Self::Error(_) | Self::Broken(_) => None,
         }
     }
 }
@@ -56,7 +58,7 @@ impl Attempt {
     pub(super) async fn run(&self, runtime: &dyn Runtime, http: &Http) -> Found {
         let mut found = self.once(runtime, http).await;
         for _ in 1..TRIES {
-            if !matches!(found, Found::Error(_)) {
+            if !matches!(found, Found::Error(_) | Found::Broken(_)) {
                 break;
             }
             found = self.once(runtime, http).await;
@@ -81,6 +83,9 @@ impl Attempt {
         }
         if let Some(action) = &self.probe.tcp_socket {
             return self.tcp(action).await;
+        }
+        if let Some(action) = &self.probe.grpc {
+            return self.grpc(action).await;
         }
         Found::Error(format!("missing probe handler for container {}", self.container.name))
     }
@@ -114,6 +119,16 @@ impl Attempt {
             Ok(Ok(_)) => Found::Success,
             Ok(Err(error)) => Found::Failure(format!("dial tcp {address}: {}", http::in_words(&error))),
             Err(_) => Found::Failure(format!("dial tcp {address}: i/o timeout")),
+        }
+    }
+
+    async fn grpc(&self, action: &GRPCAction) -> Found {
+        match target::in_range(i64::from(action.port)) {
+            Ok(port) => {
+                let host = self.pod_ip.as_deref().unwrap_or_default();
+                grpc::probe(host, port, action.service.as_deref().unwrap_or_default(), self.limit()).await
+            }
+            Err(error) => Found::Error(error.to_string()),
         }
     }
 }

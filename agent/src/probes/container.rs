@@ -117,15 +117,16 @@ impl Probed {
         Some((probe.clone(), machine.id().to_owned()))
     }
 
-    /// An attempt has ended.
-    pub(super) fn finished(&mut self, kind: ProbeKind, id: &str, outcome: Option<Outcome>, now: Instant) {
-        let Some((_, machine)) = self.probes.get_mut(&kind) else { return };
-        machine.finished(id, outcome, now);
+    /// An attempt has ended. True when there is something new to remember.
+    pub(super) fn finished(&mut self, kind: ProbeKind, id: &str, outcome: Option<Outcome>, now: Instant) -> bool {
+        let Some((_, machine)) = self.probes.get_mut(&kind) else { return false };
+        let new = machine.finished(id, outcome, now);
         if self.running && !self.started && self.may_begin() {
             self.started = true;
             let others = self.probes.iter_mut().filter(|(kind, _)| **kind != ProbeKind::Startup);
             others.for_each(|(_, (_, machine))| machine.begin_grid(now, Duration::ZERO));
         }
+        new
     }
 
     pub(super) fn results(&self) -> ContainerResults {

@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction};
 
 use super::http::{self, Http, Request};
+use super::target::authority;
 
 /// A hook's request got no answer.
 #[derive(Debug, thiserror::Error)]
@@ -10,12 +11,15 @@ use super::http::{self, Http, Request};
 pub struct HookFailed(String);
 
 /// How a hook's request went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HookAnswer {
     /// Something answered; what it said does not matter.
     Answered,
     /// TLS was asked for and plain HTTP was spoken: it was asked again that way (`LifecycleHTTPFallback`).
-    AnsweredInPlainText,
+    AnsweredInPlainText {
+        /// Host and port that were asked.
+        host: String,
+    },
 }
 
 /// Sends the GET of a hook. Any answer is success; redirects are not followed. It has no time limit of its own: whoever
@@ -34,7 +38,7 @@ pub async fn http_get(
     match http::send(http, &request).await {
         Ok(_) => Ok(HookAnswer::Answered),
         Err(error) if error.is_plain_http() => match http::send(http, &request.in_plain_text()).await {
-            Ok(_) => Ok(HookAnswer::AnsweredInPlainText),
+            Ok(_) => Ok(HookAnswer::AnsweredInPlainText { host: authority(&request.url.host, request.url.port) }),
             Err(error) => Err(failed(&error)),
         },
         Err(error) => Err(failed(&error)),

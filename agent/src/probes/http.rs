@@ -8,14 +8,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
-use hyper::header::{ACCEPT, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION, USER_AGENT};
+use hyper::header::{ACCEPT, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION, REFERER, USER_AGENT};
 use hyper::{Method, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use super::attempt::{Found, LONGEST};
@@ -23,10 +23,10 @@ use super::target::{self, BadPort};
 use super::tls;
 use super::url::{self, Url};
 
-/// Further redirects are a failure.
+/// As many requests a chain of redirects may have, the first included; one more is a failure.
 const REDIRECTS: usize = 10;
 /// The version that probes and hooks say they are.
-const VERSION: &str = "1.36";
+pub(super) const VERSION: &str = "1.36";
 
 /// What requests share: the TLS configuration.
 #[derive(Clone)]
@@ -76,11 +76,16 @@ impl Request {
         Ok(Self { url, headers: headers(action, agent)? })
     }
 
-    /// For another address: what was meant for this one alone stays behind.
-    fn redirected(&self, url: Url) -> Self {
+    /// Where an answer sent us. A `Host` of the probe's own goes along only where the answer named no host itself.
+    fn redirected(&self, url: Url, location: &str) -> Self {
         let mut headers = self.headers.clone();
-        if url.host != self.url.host || url.port != self.url.port {
+        if url::names_host(location) {
             headers.remove(HOST);
+        }
+        match HeaderValue::from_str(&self.url.to_string()) {
+            Ok(from) if url.tls || !self.url.tls => drop(headers.insert(REFERER, from)),
+            // Nobody is told over plain HTTP where we were over TLS.
+            _ => drop(headers.remove(REFERER)),
         }
         Self { url, headers }
     }
@@ -130,6 +135,8 @@ pub(super) enum SendError {
     Http(#[from] hyper::Error),
     #[error("{0:?} is no address to send a request to")]
     Address(String),
+    #[error("context deadline exceeded (Client.Timeout exceeded while awaiting headers)")]
+    Late,
 }
 
 impl SendError {
@@ -146,7 +153,7 @@ impl SendError {
             Self::Connect { address, source } => format!("dial tcp {address}: {}", in_words(source)),
             Self::Tls(error) => format!("tls: {error}"),
             Self::Http(error) => error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}")),
-            Self::Address(_) => self.to_string(),
+            Self::Address(_) | Self::Late => self.to_string(),
         }
     }
 }
@@ -164,13 +171,24 @@ pub(super) fn in_words(error: &io::Error) -> String {
 
 /// Probes once, redirects and body included, within `limit`.
 pub(super) async fn probe(http: &Http, request: &Request, limit: Duration) -> Found {
-    let failed = |text: String| Found::Failure(format!("Get \"{}\": {text}", request.url));
-    match timeout(limit, follow(http, request)).await {
-        Ok(Ok(answer)) => answer.judged(),
-        Ok(Err(Followed::Send(error))) => failed(error.in_words()),
-        Ok(Err(Followed::TooFar)) => failed(format!("stopped after {REDIRECTS} redirects")),
-        Ok(Err(Followed::Body(error))) => Found::Error(error.to_string()),
-        Err(_) => failed("context deadline exceeded (Client.Timeout exceeded while awaiting headers)".to_owned()),
+    let by = Some(Instant::now() + limit);
+    let mut request = request.clone();
+    let failed = |url: &Url, text: &str| Found::Failure(format!("Get \"{url}\": {text}"));
+    match follow(http, &mut request, by).await {
+        Ok(answer) => answer.judged(),
+        Err(Followed::Send(error)) => failed(&request.url, &error.in_words()),
+        Err(Followed::TooFar) => failed(&request.url, &format!("stopped after {REDIRECTS} redirects")),
+        Err(Followed::Body(error)) => Found::Broken(error.to_string()),
+    }
+}
+
+/// By when; whoever waits for a hook has a limit of its own.
+type By = Option<Instant>;
+
+async fn within<T>(by: By, work: impl Future<Output = T>) -> Option<T> {
+    match by {
+        Some(by) => timeout_at(by, work).await.ok(),
+        None => Some(work.await),
     }
 }
 
@@ -195,17 +213,26 @@ impl Answer {
 
 enum Followed {
     Send(SendError),
-    Body(hyper::Error),
+    Body(BodyError),
     TooFar,
 }
 
-async fn follow(http: &Http, request: &Request) -> Result<Answer, Followed> {
-    let mut request = request.clone();
+/// An answer whose body could not be read.
+#[derive(Debug, thiserror::Error)]
+enum BodyError {
+    #[error(transparent)]
+    Http(#[from] hyper::Error),
+    #[error("context deadline exceeded (Client.Timeout or context cancellation while reading body)")]
+    Late,
+}
+
+/// Follows redirects on the host that the first request goes to; `request` becomes the last one.
+async fn follow(http: &Http, request: &mut Request, by: By) -> Result<Answer, Followed> {
     let first_host = request.url.host.clone();
-    for _ in 0..=REDIRECTS {
-        let response = exchange(http, &request).await.map_err(Followed::Send)?;
+    for _ in 0..REDIRECTS {
+        let response = exchange(http, request, by).await.map_err(Followed::Send)?;
         match next(&request.url, &response.head) {
-            Some(url) if url.host == first_host => request = request.redirected(url),
+            Some((url, location)) if url.host == first_host => *request = request.redirected(url, location),
             _ => return response.answer().map_err(Followed::Body),
         }
     }
@@ -213,10 +240,10 @@ async fn follow(http: &Http, request: &Request) -> Result<Answer, Followed> {
 }
 
 /// Where an answer sends us, if it does.
-fn next(from: &Url, head: &Head) -> Option<Url> {
+fn next<'a>(from: &Url, head: &'a Head) -> Option<(Url, &'a str)> {
     let redirects = [301, 302, 303, 307, 308].contains(&head.status.as_u16());
-    let location = head.location.as_ref().filter(|_| redirects)?;
-    url::resolved(from, location)
+    let location = head.location.as_deref().filter(|_| redirects)?;
+    Some((url::resolved(from, location)?, location))
 }
 
 struct Head {
@@ -226,57 +253,61 @@ struct Head {
 
 struct Exchanged {
     head: Head,
-    body: Result<Vec<u8>, hyper::Error>,
+    body: Result<Vec<u8>, BodyError>,
 }
 
 impl Exchanged {
-    fn answer(self) -> Result<Answer, hyper::Error> {
+    fn answer(self) -> Result<Answer, BodyError> {
         Ok(Answer { status: self.head.status, body: self.body? })
     }
 }
 
 /// Sends one request over a connection of its own; any answer will do.
 pub(super) async fn send(http: &Http, request: &Request) -> Result<StatusCode, SendError> {
-    Ok(exchange(http, request).await?.head.status)
+    Ok(exchange(http, request, None).await?.head.status)
 }
 
-async fn exchange(http: &Http, request: &Request) -> Result<Exchanged, SendError> {
+async fn exchange(http: &Http, request: &Request, by: By) -> Result<Exchanged, SendError> {
     let (host, port) = (request.url.host.as_str(), request.url.port);
-    let address = target::authority(host, port);
-    let connected = TcpStream::connect((host, port)).await;
-    let stream = connected.map_err(|source| SendError::Connect { address: address.clone(), source })?;
-    // The request goes out in one piece; waiting for more would only delay it.
-    let _ = stream.set_nodelay(true);
+    let refused = |source| SendError::Connect { address: target::authority(host, port), source };
+    let connected = within(by, TcpStream::connect((host, port))).await.ok_or(SendError::Late)?;
+    let stream = connected.map_err(refused)?;
     if !request.url.tls {
-        return over(stream, request).await;
+        // The request goes out in one piece, and at once: nothing of ours is on its way.
+        return over(stream, request, by).await;
     }
-    let name = ServerName::try_from(host.to_owned()).map_err(|_| SendError::Address(address))?;
-    over(http.tls.connect(name, stream).await.map_err(SendError::Tls)?, request).await
+    // It follows the end of the handshake, which must not hold it up.
+    let _ = stream.set_nodelay(true);
+    let name = ServerName::try_from(host.to_owned()).map_err(|_| SendError::Address(host.to_owned()))?;
+    let secured = within(by, http.tls.connect(name, stream)).await.ok_or(SendError::Late)?;
+    over(secured.map_err(SendError::Tls)?, request, by).await
 }
 
-async fn over<S>(stream: S, request: &Request) -> Result<Exchanged, SendError>
+async fn over<S>(stream: S, request: &Request, by: By) -> Result<Exchanged, SendError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
         // What no sane server sends: a header block of 64 KiB or a hundred fields.
         .max_buf_size(64 << 10)
+        // As Go writes them; a shell script behind a probe may not know that case means nothing.
+        .title_case_headers(true)
         .handshake::<_, Empty<Bytes>>(TokioIo::new(stream))
         .await?;
     let message = message(request)?;
     let exchange = async move {
-        let response = sender.send_request(message).await?;
-        Ok::<_, hyper::Error>(read(response).await)
+        let response = within(by, sender.send_request(message)).await.ok_or(SendError::Late)??;
+        Ok::<_, SendError>(read(response, by).await)
     };
     let mut exchange = std::pin::pin!(exchange);
     let mut connection = std::pin::pin!(connection);
     // The connection moves the bytes; it may end first, with the answer still to be taken.
     tokio::select! {
         biased;
-        answer = &mut exchange => Ok(answer?),
+        answer = &mut exchange => answer,
         ended = &mut connection => {
             ended?;
-            Ok(exchange.await?)
+            exchange.await
         }
     }
 }
@@ -297,20 +328,23 @@ fn message(request: &Request) -> Result<hyper::Request<Empty<Bytes>>, SendError>
 }
 
 /// The head, and as much of the body as is of interest.
-async fn read(response: Response<Incoming>) -> Exchanged {
+async fn read(response: Response<Incoming>, by: By) -> Exchanged {
     let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let head = Head { status: response.status(), location };
-    let mut body = response.into_body();
+    let body = within(by, read_body(response.into_body())).await.unwrap_or(Err(BodyError::Late));
+    Exchanged { head, body }
+}
+
+async fn read_body(mut body: Incoming) -> Result<Vec<u8>, BodyError> {
     let mut bytes = Vec::new();
     while bytes.len() < LONGEST {
         match body.frame().await {
-            Some(Ok(frame)) => bytes.extend_from_slice(frame.data_ref().map_or(&[], |data| data)),
-            Some(Err(error)) => return Exchanged { head, body: Err(error) },
+            Some(frame) => bytes.extend_from_slice(frame?.data_ref().map_or(&[], |data| data)),
             None => break,
         }
     }
     bytes.truncate(LONGEST);
-    Exchanged { head, body: Ok(bytes) }
+    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 mod attempt;
 mod container;
+mod grpc;
 mod hook;
 mod http;
 mod results;
@@ -80,8 +81,9 @@ impl Tracked {
         self.containers.iter_mut().find(|probed| probed.container.name == container)
     }
 
-    /// After each change: tells what is different now, and remembers what is next.
-    fn publish(&mut self) {
+    /// After each change: tells what is different now, and remembers what is next. `counted` wakes whoever listens also
+    /// where no result is different: counters are to be saved.
+    fn publish(&mut self, counted: bool) {
         self.next = self.containers.iter().filter_map(|probed| Some(probed.due()?.0)).min();
         let containers = self.containers.iter().map(|probed| (probed.container.name.clone(), probed.results()));
         let now = ProbeResults { containers: containers.collect() };
@@ -90,7 +92,7 @@ impl Tracked {
             if changed {
                 *before = Arc::new(now);
             }
-            changed
+            changed || counted
         });
     }
 }
@@ -137,7 +139,7 @@ impl Probes {
             ObjectName::new(meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
         let results = watch::Sender::new(Arc::default());
         let mut tracked = Tracked { name, containers, next: None, results };
-        tracked.publish();
+        tracked.publish(false);
         let results = tracked.results.subscribe();
         pods.insert(uid.clone(), tracked);
         results
@@ -194,7 +196,7 @@ impl Probes {
     fn change(&self, uid: &PodUid, change: impl FnOnce(&mut Tracked)) {
         if let Some(tracked) = self.pods().get_mut(uid) {
             change(tracked);
-            tracked.publish();
+            tracked.publish(false);
         }
         self.shared.wake.notify_one();
     }
@@ -236,7 +238,7 @@ impl Probes {
                     jobs.extend(begin(uid, probed, kind, now));
                 }
             }
-            tracked.publish();
+            tracked.publish(false);
         }
         (jobs, pods.values().filter_map(|tracked| tracked.next).min())
     }
@@ -248,8 +250,8 @@ impl Probes {
         let Some(probed) = tracked.get(&attempt.container.name) else { return };
         let still_runs = probed.results().container_id == attempt.id;
         let sidecar = probed.sidecar;
-        probed.finished(kind, &attempt.id, found.outcome(), now());
-        tracked.publish();
+        let counted = probed.finished(kind, &attempt.id, found.outcome(), now());
+        tracked.publish(counted);
         if still_runs {
             self.shared.tell(&uid, &tracked.name, &attempt.container.name, sidecar, kind, &found);
         }
@@ -280,6 +282,9 @@ impl Shared {
             Found::Failure(output) => ("Unhealthy", format!("{word} probe failed: {output}")),
             Found::Error(error) => {
                 ("Unhealthy", format!("{word} probe errored and resulted in unknown state: {error}"))
+            }
+            Found::Broken(error) => {
+                ("Unhealthy", format!("{word} probe errored and resulted in failure state: {error}"))
             }
         };
         let list = if sidecar { "initContainers" } else { "containers" };

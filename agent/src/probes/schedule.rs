@@ -47,6 +47,8 @@ pub(super) struct Machine {
     /// Attempts outside of the grid, until the first success.
     eager: Option<Duration>,
     ended: bool,
+    /// A former run of the agent wrote down what it knew.
+    remembers: bool,
 }
 
 /// What survives the agent.
@@ -74,6 +76,7 @@ impl Machine {
             again: false,
             eager: None,
             ended: false,
+            remembers: false,
         }
     }
 
@@ -100,9 +103,10 @@ impl Machine {
 
     fn initial(&self, restored: bool) -> Option<Outcome> {
         match (self.settings.kind, restored) {
-            // Whoever started it saw to it that it came up, or it would not run any more.
-            (ProbeKind::Startup, true) => Some(Outcome::Success),
-            (_, true) | (ProbeKind::Startup, false) => None,
+            // Nothing was written down of any instance: whoever started this one saw to it that it came up. But an
+            // instance that the notes do not know began after the last of them.
+            (ProbeKind::Startup, true) if !self.remembers => Some(Outcome::Success),
+            (_, true) | (ProbeKind::Startup, _) => None,
             (ProbeKind::Readiness, false) => Some(Outcome::Failure),
             (ProbeKind::Liveness, false) => Some(Outcome::Success),
         }
@@ -156,17 +160,26 @@ impl Machine {
         self.next = Some(next.max(now));
     }
 
-    /// An attempt has ended; `None` is an outcome that does not count.
-    pub(super) fn finished(&mut self, id: &str, outcome: Option<Outcome>, now: Instant) {
+    /// An attempt has ended; `None` is an outcome that does not count. True when there is something new to remember.
+    pub(super) fn finished(&mut self, id: &str, outcome: Option<Outcome>, now: Instant) -> bool {
         self.busy = false;
         // What it looked at is gone meanwhile, or nobody wants to know any more.
         if self.id != id || self.running.is_none() || self.ended {
-            return;
+            return false;
         }
+        let before = self.counted();
         if let Some(outcome) = outcome {
             self.count(outcome);
         }
         self.hurry(now);
+        before != self.counted()
+    }
+
+    /// What [`Self::save`] keeps of the outcomes. Beyond the thresholds a count says nothing more; what is saved should
+    /// not change with each attempt.
+    fn counted(&self) -> (Option<Outcome>, u32, Option<Outcome>, bool) {
+        let run = self.run.min(self.settings.success_threshold.max(self.settings.failure_threshold));
+        (self.result, run, self.last, self.hold)
     }
 
     fn count(&mut self, outcome: Outcome) {
@@ -229,15 +242,13 @@ impl Machine {
     }
 
     pub(super) fn save(&self) -> SavedProbe {
-        let Self { id, result, run, last, hold, .. } = self.clone();
-        // Beyond the thresholds the count says nothing more; what is saved should not change with each attempt.
-        let run = run.min(self.settings.success_threshold.max(self.settings.failure_threshold));
-        SavedProbe { id, result, run, last, hold }
+        let (result, run, last, hold) = self.counted();
+        SavedProbe { id: self.id.clone(), result, run, last, hold }
     }
 
     pub(super) fn restore(&mut self, saved: SavedProbe) {
         let SavedProbe { id, result, run, last, hold } = saved;
-        *self = Self { id, result, run, last, hold, ..Self::new(self.settings) };
+        *self = Self { id, result, run, last, hold, remembers: true, ..Self::new(self.settings) };
     }
 }
 

@@ -22,6 +22,11 @@ pub(super) fn port(port: &IntOrString, container: &Container) -> Result<u16, Bad
             }
         }
     };
+    in_range(number)
+}
+
+/// A number as a port.
+pub(super) fn in_range(number: i64) -> Result<u16, BadPort> {
     u16::try_from(number).ok().filter(|port| *port != 0).ok_or(BadPort::Range(number))
 }
 

@@ -53,6 +53,11 @@ pub(super) fn escaped(path: &str) -> String {
     out
 }
 
+/// A `Location` that says itself which host is meant.
+pub(super) fn names_host(location: &str) -> bool {
+    ["http://", "https://", "//"].iter().any(|start| location.starts_with(start))
+}
+
 /// Where a `Location` leads, seen from `from`.
 pub(super) fn resolved(from: &Url, location: &str) -> Option<Url> {
     let (tls, rest) = if let Some(rest) = location.strip_prefix("https://") {

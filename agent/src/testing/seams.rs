@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use crate::fields::Allocatable;
 use crate::names::PodUid;
 use crate::pods::seams::{CgroupError, HookError, HttpHooks, PodCgroups, PodProbes, PodVolumes, Probed};
-use crate::probes::{ContainerResults, ProbeResults, SavedProbes};
+use crate::probes::{ContainerResults, HookAnswer, ProbeResults, SavedProbes};
 use crate::sources::Objects;
 use crate::volumes::{MountedVolumes, SubPath, VolumeError};
 
@@ -79,7 +79,7 @@ pub(crate) struct NoHttp;
 
 #[async_trait]
 impl HttpHooks for NoHttp {
-    async fn get(&self, _: &HTTPGetAction, _: &Container, _: Option<&str>) -> Result<(), HookError> {
+    async fn get(&self, _: &HTTPGetAction, _: &Container, _: Option<&str>) -> Result<HookAnswer, HookError> {
         Err(HookError("connection refused".to_owned()))
     }
 }

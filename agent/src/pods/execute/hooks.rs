@@ -2,12 +2,17 @@ use std::time::Duration;
 
 use cri_proto::{Deadline, v1};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, LifecycleHandler};
+use k8s_openapi::api::core::v1::{Container, HTTPGetAction, LifecycleHandler};
 
 use super::{Failed, Job, left};
+use crate::container::pod_name_for_messages;
 use crate::events::EventType::Warning;
 use crate::pods::roles;
 use crate::pods::step::Kill;
+use crate::probes::HookAnswer;
+
+/// What is kept of a failed hook's output, bytes: it becomes part of a status.
+const OUTPUT: usize = 1 << 10;
 
 impl Job {
     /// Runs the postStart hook; a container whose hook fails is stopped.
@@ -34,7 +39,7 @@ impl Job {
         if let Err(failed) = self.kill(kill).await {
             tracing::warn!(pod = %self.uid, container = container.name, error = failed.message, "stopping it");
         }
-        Err(Failed::new("PostStartHookError", format!("PostStartHook failed: {error}")))
+        Err(Failed::new("PostStartHookError", error))
     }
 
     /// Runs the preStop hook until it ends or the deadline comes; a failure is only told.
@@ -44,33 +49,74 @@ impl Job {
             return;
         };
         let ran = tokio::time::timeout(left(deadline), self.hook(hook, &member.container, id)).await;
-        if !matches!(ran, Ok(Ok(()))) {
+        let failed = match ran {
+            Ok(Ok(())) => false,
+            Ok(Err(error)) => {
+                // Not in the event: what the hook printed may be a secret.
+                tracing::debug!(pod = %self.uid, container, error, "a preStop hook failed");
+                true
+            }
+            // What still runs is killed with its container, and that is how it fails. A sleep just ends.
+            Err(_) => hook.sleep.is_none(),
+        };
+        if failed {
             self.tools.say_of(self.pod(), container, Warning, "FailedPreStopHook", "PreStopHook failed");
         }
     }
 
+    /// Runs a hook; a failure is told in the kubelet's words.
     async fn hook(&self, hook: &LifecycleHandler, container: &Container, id: &str) -> Result<(), String> {
+        let place = || format!("for Container {:?} in Pod {:?}", container.name, pod_name_for_messages(self.pod()));
         if let Some(exec) = &hook.exec {
-            return self.exec_hook(id, exec.command.clone().unwrap_or_default()).await;
+            let cmd = exec.command.clone().unwrap_or_default();
+            let words = cmd.join(" ");
+            let ran = self.exec_hook(id, cmd).await;
+            return ran.map_err(|(error, output)| {
+                format!("Exec lifecycle hook ([{words}]) {} failed - error: {error}, message: {output:?}", place())
+            });
         }
         if let Some(action) = &hook.http_get {
-            let ip = self.ips.first().map(String::as_str);
-            return self.tools.hooks.get(action, container, ip).await.map_err(|error| error.to_string());
+            let path = action.path.as_deref().unwrap_or_default();
+            let failed = |error| format!("HTTP lifecycle hook ({path}) {} failed - error: {error}", place());
+            return self.http_hook(action, container).await.map_err(failed);
         }
         if let Some(sleep) = &hook.sleep {
             tokio::time::sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0))).await;
             return Ok(());
         }
-        Err("invalid handler".to_owned())
+        Err("Cannot run handler: invalid handler".to_owned())
     }
 
-    async fn exec_hook(&self, id: &str, cmd: Vec<String>) -> Result<(), String> {
+    async fn http_hook(&self, action: &HTTPGetAction, container: &Container) -> Result<(), String> {
+        let ip = self.ips.first().map(String::as_str);
+        if ip.is_none() && action.host.as_deref().is_none_or(str::is_empty) {
+            return Err("failed to find networking container: the pod has no address".to_owned());
+        }
+        match self.tools.hooks.get(action, container, ip).await {
+            Ok(HookAnswer::Answered) => Ok(()),
+            Ok(HookAnswer::AnsweredInPlainText { host }) => {
+                let message =
+                    format!("request to HTTPS lifecycle hook {host} got HTTP response, retry with HTTP succeeded");
+                self.tools.say(self.pod(), Warning, "LifecycleHTTPFallback", message);
+                Ok(())
+            }
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// The error, and what the command had to say.
+    async fn exec_hook(&self, id: &str, cmd: Vec<String>) -> Result<(), (String, String)> {
+        let words = cmd.join(" ");
         // No time-out of its own: whoever waits for the hook has one.
         let request = v1::ExecSyncRequest { container_id: id.to_owned(), cmd, timeout: 0 };
         match self.tools.runtime.exec_sync(request, Deadline::never()).await {
             Ok(done) if done.exit_code == 0 => Ok(()),
-            Ok(done) => Err(format!("command exited with {}", done.exit_code)),
-            Err(error) => Err(error.to_string()),
+            Ok(done) => {
+                let text = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(OUTPUT)]).into_owned();
+                let error = format!("command '{words}' exited with {}: {}", done.exit_code, text(&done.stderr));
+                Err((error, text(&[done.stdout, done.stderr].concat())))
+            }
+            Err(error) => Err((error.to_string(), String::new())),
         }
     }
 }

@@ -89,12 +89,12 @@ async fn headers_are_the_kubelets_unless_given() {
     assert_eq!(
         seen[0],
         format!(
-            "GET /health?a=b%20c HTTP/1.1\r\nuser-agent: kube-probe/1.36\r\naccept: */*\r\nhost: 127.0.0.1:{port}\r\nconnection: close\r\n\r\n"
+            "GET /health?a=b%20c HTTP/1.1\r\nUser-Agent: kube-probe/1.36\r\nAccept: */*\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n"
         )
     );
     assert_eq!(
         seen[1],
-        "GET / HTTP/1.1\r\nhost: web.example\r\nx-a: 1\r\nx-a: 2\r\nuser-agent: me\r\nconnection: close\r\n\r\n"
+        "GET / HTTP/1.1\r\nHost: web.example\r\nX-A: 1\r\nX-A: 2\r\nUser-Agent: me\r\nConnection: close\r\n\r\n"
     );
 }
 
@@ -116,7 +116,35 @@ async fn redirects_are_followed_on_the_same_host_only() {
     seen.lock().unwrap().clear();
     let url = format!("http://127.0.0.1:{}/loop", address.port());
     assert_eq!(ask(at("/loop"), SECOND).await, Found::Failure(format!("Get \"{url}\": stopped after 10 redirects")));
-    assert_eq!(seen.lock().unwrap().len(), 11);
+    assert_eq!(seen.lock().unwrap().len(), 10, "the first and nine more");
+}
+
+#[tokio::test]
+async fn a_host_of_ones_own_goes_along_as_far_as_the_answer_leaves_it() {
+    let (address, seen) = server(|request| match request.split(' ').nth(1).unwrap() {
+        "/relative" => answer("302 Found", "Location: /there\r\n", ""),
+        "/full" => {
+            answer("302 Found", "Location: http://127.0.0.1:PORT/there\r\n", "").replace("PORT", &port_of(request))
+        }
+        _ => answer("200 OK", "", ""),
+    })
+    .await;
+    let port = address.port();
+    let at = |path: &str| {
+        let headers = json!([{"name": "Host", "value": "web.example"}, {"name": "X-Port", "value": port.to_string()}]);
+        json!({"port": port, "path": path, "httpHeaders": headers})
+    };
+    assert_eq!(ask(at("/relative"), SECOND).await, Found::Success);
+    assert_eq!(ask(at("/full"), SECOND).await, Found::Success);
+    let seen = seen.lock().unwrap();
+    assert!(seen[1].contains("\r\nHost: web.example\r\n"), "{}", seen[1]);
+    assert!(seen[1].contains(&format!("\r\nReferer: http://127.0.0.1:{port}/relative\r\n")), "{}", seen[1]);
+    assert!(seen[3].contains(&format!("\r\nHost: 127.0.0.1:{port}\r\n")), "{}", seen[3]);
+}
+
+fn port_of(request: &str) -> String {
+    let line = request.lines().find_map(|line| line.strip_prefix("X-Port: "));
+    line.unwrap_or_default().to_owned()
 }
 
 #[tokio::test]
@@ -140,10 +168,26 @@ async fn a_body_without_end_is_read_so_far_and_no_further() {
     assert_eq!(ask(json!({"port": address.port()}), SECOND).await, Found::Success);
     let (address, _) = server(|_| "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort".to_owned()).await;
     let found = ask(json!({"port": address.port()}), SECOND).await;
-    assert!(matches!(found, Found::Error(_)), "{found:?}");
+    assert!(matches!(found, Found::Broken(_)), "{found:?}");
     let headers = (0..2_000).map(|n| format!("X-{n}: {}\r\n", "y".repeat(100))).collect::<String>();
     let (address, _) = server(move |_| answer("200 OK", &headers, "")).await;
     assert!(matches!(ask(json!({"port": address.port()}), SECOND).await, Found::Failure(_)));
+}
+
+#[tokio::test]
+async fn a_body_that_stalls_says_nothing_of_the_container() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        head(&mut stream).await;
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\npart").await.unwrap();
+        // Held open until the other side gives up.
+        let _ = stream.read_u8().await;
+    });
+    let found = ask(json!({"port": port}), Duration::from_millis(200)).await;
+    let text = "context deadline exceeded (Client.Timeout or context cancellation while reading body)";
+    assert_eq!(found, Found::Broken(text.to_owned()));
 }
 
 /// A TLS server with a certificate that nobody signed.
@@ -185,7 +229,7 @@ async fn a_hook_is_content_with_any_answer_and_falls_back_to_plain_text() {
     let ask =
         async |value: Value| hook::http_get(&http, &action(value), &Container::default(), Some("127.0.0.1")).await;
     assert_eq!(ask(json!({"port": address.port()})).await.unwrap(), HookAnswer::Answered);
-    assert!(seen.lock().unwrap()[0].contains("user-agent: kube-lifecycle/1.36\r\n"));
+    assert!(seen.lock().unwrap()[0].contains("User-Agent: kube-lifecycle/1.36\r\n"));
     seen.lock().unwrap().clear();
 
     // Plain HTTP servers answer a TLS hello with an error in plain text.
@@ -203,7 +247,7 @@ async fn a_hook_is_content_with_any_answer_and_falls_back_to_plain_text() {
         }
     });
     let secret = json!({"port": port, "scheme": "HTTPS", "httpHeaders": [{"name": "Authorization", "value": "hush"}]});
-    assert_eq!(ask(secret).await.unwrap(), HookAnswer::AnsweredInPlainText);
+    assert_eq!(ask(secret).await.unwrap(), HookAnswer::AnsweredInPlainText { host: format!("127.0.0.1:{port}") });
 
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let error = ask(json!({"port": closed.port()})).await.unwrap_err();

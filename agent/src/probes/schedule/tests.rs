@@ -161,6 +161,10 @@ fn an_agent_that_comes_back_neither_unreadies_nor_restarts_anything() {
         fresh.running("one", start, true);
         assert_eq!(fresh.result(), known, "{kind:?} without anything saved");
     }
+    let mut startup = machine(ProbeKind::Startup);
+    startup.restore(machine(ProbeKind::Startup).save());
+    startup.running("one", start, true);
+    assert_eq!(startup.result(), None, "it began after the last note, and has yet to come up");
     let mut ready = machine(ProbeKind::Readiness);
     told(&mut ready, start, "+");
     let mut again = machine(ProbeKind::Readiness);

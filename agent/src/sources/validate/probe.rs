@@ -49,7 +49,9 @@ fn probe(container: &Container, probe: &Probe, kind: &str, at: &str, report: &mu
     report.check(!empty, format!("{at}.exec.command"), || "is empty; it needs the program to run".to_owned());
     http(container, probe.http_get.as_ref(), at, report);
     tcp(container, probe.tcp_socket.as_ref(), at, report);
-    report.refuse(probe.grpc.is_some(), format!("{at}.grpc"));
+    if let Some(grpc) = &probe.grpc {
+        port(container, &IntOrString::Int(grpc.port), &format!("{at}.grpc.port"), report);
+    }
     numbers(probe, at, report);
     let once = kind == "readinessProbe" || probe.success_threshold.unwrap_or(1) == 1;
     report.check(once, format!("{at}.successThreshold"), || "must be 1 for liveness and startup probes".to_owned());
