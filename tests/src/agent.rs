@@ -90,7 +90,7 @@ impl Place {
     }
 
     /// Processes that work below this place: by command line, working folder, root or cgroup.
-    fn processes(&self) -> Vec<(i32, String)> {
+    pub fn processes(&self) -> Vec<(i32, String)> {
         let dir = self.dir.path();
         let ours = |pid: &str| {
             let proc = Path::new("/proc").join(pid);

@@ -99,6 +99,9 @@ pub(super) struct RunArgs {
     /// How many log files of a container there are at most, older ones compressed.
     #[arg(long, default_value_t = 5, value_name = "COUNT")]
     container_log_max_files: usize,
+    /// Sysctls beside the safe ones that pods may set; a pattern may end in `*`.
+    #[arg(long, value_delimiter = ',', value_name = "PATTERN")]
+    allowed_unsafe_sysctls: Vec<String>,
     /// Registry hosts' settings, laid out as containerd's `certs.d/<host>/hosts.toml`.
     #[arg(long, default_value = "/etc/longshore/certs.d", value_name = "DIR")]
     registries: PathBuf,
@@ -230,6 +233,7 @@ fn config(args: &RunArgs, run: PathBuf) -> anyhow::Result<Config> {
             max_files: args.container_log_max_files,
             ..LogRotation::default()
         },
+        allowed_sysctls: args.allowed_unsafe_sysctls.clone(),
         ..Draft::default()
     };
     draft.check().map_err(|bad| {

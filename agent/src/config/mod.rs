@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::container::sysctls;
+
 /// What the rest of the agent reads; every value has been checked by [`Draft::check`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -27,6 +29,8 @@ pub struct Config {
     pub max_pods: u64,
     /// When and how far containers' logs are rotated.
     pub logs: LogRotation,
+    /// Sysctls beside the safe ones that pods may set; patterns may end in `*`.
+    pub allowed_sysctls: Vec<String>,
 }
 
 /// When a container's log is rotated, and how much of it is kept.
@@ -175,6 +179,8 @@ pub struct Draft {
     pub max_pods: u64,
     /// See [`Config::logs`].
     pub log_rotation: LogRotation,
+    /// See [`Config::allowed_sysctls`].
+    pub allowed_sysctls: Vec<String>,
 }
 
 impl Default for Draft {
@@ -197,6 +203,7 @@ impl Default for Draft {
             parallel_pulls: 4,
             max_pods: 110,
             log_rotation: LogRotation::default(),
+            allowed_sysctls: Vec::new(),
         }
     }
 }
@@ -263,6 +270,9 @@ impl Draft {
         if !(1..=300).contains(&self.crash_max.as_secs()) {
             say("crash_max", format!("{} s is not between 1 s and 300 s", self.crash_max.as_secs()));
         }
+        for problem in self.allowed_sysctls.iter().filter_map(|pattern| sysctls::check_pattern(pattern).err()) {
+            say("allowed_sysctls", problem);
+        }
         if self.parallel_pulls == 0 {
             say("parallel_pulls", "at least one image must be pulled at a time".to_owned());
         }
@@ -305,6 +315,7 @@ impl Draft {
             parallel_pulls: self.parallel_pulls,
             max_pods: self.max_pods,
             logs: self.log_rotation,
+            allowed_sysctls: self.allowed_sysctls,
         }
     }
 }

@@ -4,6 +4,7 @@ use cri_proto::v1;
 use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::env::Env;
+use super::users::Range;
 use super::{ConfigError, ImageFacts, labels, logs, security};
 use crate::expand::expand;
 
@@ -25,6 +26,8 @@ pub struct ContainerInputs<'a> {
     pub resources: v1::LinuxContainerResources,
     /// Where localhost seccomp profiles are.
     pub seccomp_profiles: &'a Path,
+    /// The ids of the pod's user namespace, where it has one.
+    pub ids: Option<Range>,
 }
 
 /// The container as the runtime is told to make it.
@@ -36,7 +39,14 @@ pub fn container_config(inputs: ContainerInputs<'_>) -> Result<v1::ContainerConf
     let expanded = |words: &Option<Vec<String>>| {
         words.iter().flatten().map(|word| expand(word, |name| env.text(name))).collect::<Vec<_>>()
     };
-    let security = security::container_security(pod, container, image, inputs.seccomp_profiles)?;
+    let security = security::container_security(pod, container, image, inputs.seccomp_profiles, inputs.ids)?;
+    let mut mounts = inputs.mounts;
+    if let Some(ids) = inputs.ids {
+        for mount in &mut mounts {
+            mount.uid_mappings = vec![ids.mapping()];
+            mount.gid_mappings = vec![ids.mapping()];
+        }
+    }
     Ok(v1::ContainerConfig {
         metadata: Some(v1::ContainerMetadata { name: container.name.clone(), attempt: restarts }),
         image: Some(v1::ImageSpec {
@@ -48,7 +58,7 @@ pub fn container_config(inputs: ContainerInputs<'_>) -> Result<v1::ContainerConf
         args: expanded(&container.args),
         working_dir: container.working_dir.clone().unwrap_or_default(),
         envs: env.iter().map(|(key, value)| v1::KeyValue { key: key.to_owned(), value: value.to_vec() }).collect(),
-        mounts: inputs.mounts,
+        mounts,
         labels: labels::container_labels(pod, &container.name).into_iter().collect(),
         annotations: labels::container_annotations(pod, container, restarts).into_iter().collect(),
         log_path: logs::relative(&container.name, restarts),
@@ -84,6 +94,7 @@ mod tests {
             allocatable: &Allocatable::default(),
             pod_ips: &[],
             host_ips: &[],
+            files: &super::super::env::EnvFiles::new(),
         })
         .unwrap();
         let image = ImageFacts { reference: "sha256:1".into(), ..ImageFacts::default() };
@@ -96,6 +107,7 @@ mod tests {
             mounts: Vec::new(),
             resources: v1::LinuxContainerResources::default(),
             seccomp_profiles: Path::new("/seccomp"),
+            ids: None,
         })
         .unwrap();
         let envs: Vec<_> =

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, EnvFromSource, EnvVar, EnvVarSource, Pod};
+use k8s_openapi::api::core::v1::{Container, EnvFromSource, EnvVar, EnvVarSource, FileKeySelector, Pod};
 
-use super::{ConfigError, services};
+use super::{ConfigError, env_file, services};
 use crate::expand::expand;
 use crate::fields::{Allocatable, pod_field, resource_field};
 use crate::names::ObjectName;
@@ -24,6 +24,18 @@ pub struct EnvInputs<'a> {
     pub pod_ips: &'a [String],
     /// The node's addresses, primary first.
     pub host_ips: &'a [String],
+    /// The files of every `fileKeyRef`.
+    pub files: &'a EnvFiles,
+}
+
+/// Files that variables come from, by volume and path; `None` is one that could not be read.
+pub type EnvFiles = BTreeMap<(String, String), Option<String>>;
+
+/// The files that a container's variables come from, as volume and path.
+pub fn files_of(container: &Container) -> impl Iterator<Item = (&str, &str)> {
+    let sources =
+        container.env.iter().flatten().filter_map(|variable| variable.value_from.as_ref()?.file_key_ref.as_ref());
+    sources.map(|source| (source.volume_name.as_str(), source.path.as_str()))
 }
 
 /// Names and values in the order they were first set. Values of Secrets are bytes and among them: never print one.
@@ -148,7 +160,22 @@ fn referred(source: &EnvVarSource, inputs: &EnvInputs<'_>) -> Result<Option<Vec<
         let name = object(inputs, &key.name);
         return secret_key(inputs, name, &key.key, key.optional == Some(true));
     }
-    Err(ConfigError::Unsupported("fileKeyRef in env: this agent does not read variables from files".to_owned()))
+    match &source.file_key_ref {
+        Some(key) => file_key(inputs, key),
+        None => Err(ConfigError::Unsupported("env: valueFrom names a source that this agent does not know".to_owned())),
+    }
+}
+
+fn file_key(inputs: &EnvInputs<'_>, source: &FileKeySelector) -> Result<Option<Vec<u8>>, ConfigError> {
+    let FileKeySelector { key, path, volume_name, optional } = source;
+    let file = inputs.files.get(&(volume_name.clone(), path.clone()));
+    let text = file.ok_or_else(|| ConfigError::NoEnvVolume(volume_name.clone()))?;
+    let text = text.as_deref().ok_or(ConfigError::EnvFile)?;
+    match env_file::value(text, key).map_err(|_| ConfigError::EnvFile)? {
+        Some(value) => Ok(Some(value.into_bytes())),
+        None if *optional == Some(true) => Ok(None),
+        None => Err(ConfigError::NoEnvKey { key: key.clone(), path: path.clone() }),
+    }
 }
 
 fn self_field(path: &str, inputs: &EnvInputs<'_>) -> Result<String, ConfigError> {
@@ -228,6 +255,10 @@ mod tests {
             allocatable: &Allocatable { cpu_millis: 2_000, memory_bytes: 1 << 30, ephemeral_storage_bytes: 0 },
             pod_ips: &["10.88.0.2".to_owned(), "fd00::2".to_owned()],
             host_ips: &["192.0.2.1".to_owned()],
+            files: &EnvFiles::from([
+                (("v".to_owned(), "a/env".to_owned()), Some("K='from a file'\nBAD".to_owned())),
+                (("v".to_owned(), "none".to_owned()), None),
+            ]),
         })
     }
 
@@ -296,6 +327,35 @@ mod tests {
         check(
             json!({"env": [from(json!({"configMapKeyRef": {"name": "cfg", "key": "none", "optional": true}}))]}),
             expect![""],
+        );
+    }
+
+    #[test]
+    fn files_of_volumes_are_sources_too() {
+        let from = |source: serde_json::Value| json!({"env": [{"name": "V", "valueFrom": {"fileKeyRef": source}}]});
+        check(
+            from(json!({"volumeName": "v", "path": "a/env", "key": "K"})),
+            expect![[r#"
+            V=from a file
+        "#]],
+        );
+        check(
+            from(json!({"volumeName": "v", "path": "a/env", "key": "X"})),
+            expect![[r#"
+            couldn't parse env file
+        "#]],
+        );
+        check(
+            from(json!({"volumeName": "v", "path": "none", "key": "K", "optional": true})),
+            expect![[r#"
+            couldn't parse env file
+        "#]],
+        );
+        check(
+            from(json!({"volumeName": "w", "path": "a", "key": "K"})),
+            expect![[r#"
+            cannot find the volume "w" referenced by FileKeyRef
+        "#]],
         );
     }
 

@@ -23,6 +23,20 @@ pub enum ConfigError {
         /// The object.
         name: ObjectName,
     },
+    /// A `fileKeyRef` to a volume that is not mounted.
+    #[error("cannot find the volume {0:?} referenced by FileKeyRef")]
+    NoEnvVolume(String),
+    /// A file of a `fileKeyRef` that is not there, or holds something else.
+    #[error("couldn't parse env file")]
+    EnvFile,
+    /// A key that its file does not have.
+    #[error("environment variable key {key:?} not found in file {path:?}")]
+    NoEnvKey {
+        /// The key.
+        key: String,
+        /// The file, inside its volume.
+        path: String,
+    },
     /// A field reference without a value.
     #[error(transparent)]
     Field(#[from] FieldError),

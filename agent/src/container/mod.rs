@@ -3,6 +3,7 @@
 mod config;
 pub mod dns;
 pub mod env;
+mod env_file;
 mod error;
 pub mod hostname;
 pub mod hosts;
@@ -13,6 +14,8 @@ mod namespaces;
 mod sandbox;
 pub mod security;
 pub mod services;
+pub mod sysctls;
+pub mod users;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 

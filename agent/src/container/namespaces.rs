@@ -3,8 +3,10 @@
 use cri_proto::v1::{NamespaceMode, NamespaceOption};
 use k8s_openapi::api::core::v1::Pod;
 
-/// The pod's namespaces, for its sandbox and for each of its containers.
-pub(super) fn namespace_options(pod: &Pod) -> NamespaceOption {
+use super::users::Range;
+
+/// The pod's namespaces, for its sandbox and for each of its containers. `ids` are its own, where it has some.
+pub(super) fn namespace_options(pod: &Pod, ids: Option<Range>) -> NamespaceOption {
     let spec = pod.spec.as_ref();
     let set = |field: Option<bool>| field.unwrap_or(false);
     let mode = |on_host: Option<bool>| if set(on_host) { NamespaceMode::Node } else { NamespaceMode::Pod };
@@ -18,7 +20,7 @@ pub(super) fn namespace_options(pod: &Pod) -> NamespaceOption {
         ipc: mode(spec.and_then(|spec| spec.host_ipc)) as i32,
         pid: pid as i32,
         target_id: String::new(),
-        userns_options: None,
+        userns_options: ids.map(Range::to_cri),
     }
 }
 
@@ -32,7 +34,7 @@ mod tests {
     #[test]
     fn the_host_wins_over_sharing() {
         let modes = |spec| {
-            let options = namespace_options(&pod(spec));
+            let options = namespace_options(&pod(spec), None);
             (options.network(), options.ipc(), options.pid())
         };
         use NamespaceMode::{Container, Node, Pod};

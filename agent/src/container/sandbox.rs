@@ -5,6 +5,7 @@ use cri_proto::v1;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::dns::Resolver;
+use super::users::Range;
 use super::{labels, logs, security};
 
 /// What a sandbox is made from.
@@ -23,6 +24,8 @@ pub struct SandboxInputs<'a> {
     pub resources: v1::LinuxContainerResources,
     /// Root of all pod logs.
     pub logs: &'a Path,
+    /// The ids of its user namespace, where it has one.
+    pub ids: Option<Range>,
 }
 
 /// The sandbox as the runtime is told to make it.
@@ -44,7 +47,7 @@ pub fn sandbox_config(inputs: &SandboxInputs<'_>) -> v1::PodSandboxConfig {
         annotations: pod.metadata.annotations.clone().unwrap_or_default().into_iter().collect(),
         linux: Some(v1::LinuxPodSandboxConfig {
             cgroup_parent: inputs.cgroup_parent.to_owned(),
-            security_context: Some(security::sandbox_security(pod)),
+            security_context: Some(security::sandbox_security(pod, inputs.ids)),
             sysctls: sysctls(pod),
             overhead: None,
             resources: Some(inputs.resources.clone()),
@@ -105,6 +108,7 @@ mod tests {
             cgroup_parent: "/kubepods/besteffort/podu-1",
             resources: v1::LinuxContainerResources { cpu_shares: 2, ..Default::default() },
             logs: Path::new("/var/log/pods"),
+            ids: None,
         });
         let ports: Vec<_> =
             config.port_mappings.iter().map(|p| (p.container_port, p.host_port, p.protocol().as_str_name())).collect();

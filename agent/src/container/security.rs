@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{
     AppArmorProfile, Container, Pod, PodSecurityContext, SELinuxOptions, SeccompProfile, SecurityContext,
 };
 
+use super::users::Range;
 use super::{ConfigError, ImageFacts, namespaces};
 
 const MASKED: [&str; 12] = [
@@ -35,6 +36,7 @@ pub fn container_security(
     container: &Container,
     image: &ImageFacts,
     profiles: &Path,
+    ids: Option<Range>,
 ) -> Result<v1::LinuxContainerSecurityContext, ConfigError> {
     let of_pod = pod_context(pod);
     let own = container.security_context.clone().unwrap_or_default();
@@ -49,7 +51,7 @@ pub fn container_security(
             add_ambient_capabilities: Vec::new(),
         }),
         privileged: own.privileged.unwrap_or(false),
-        namespace_options: Some(namespaces::namespace_options(pod)),
+        namespace_options: Some(namespaces::namespace_options(pod, ids)),
         selinux_options: own.se_linux_options.as_ref().or(of_pod.se_linux_options.as_ref()).map(selinux),
         run_as_user: user.or(image.username.is_empty().then_some(0)).map(int),
         run_as_group: own.run_as_group.or(of_pod.run_as_group).map(int),
@@ -67,13 +69,13 @@ pub fn container_security(
 }
 
 /// The sandbox's security context.
-pub fn sandbox_security(pod: &Pod) -> v1::LinuxSandboxSecurityContext {
+pub fn sandbox_security(pod: &Pod, ids: Option<Range>) -> v1::LinuxSandboxSecurityContext {
     let of_pod = pod_context(pod);
     let privileged = |container: &Container| {
         container.security_context.as_ref().and_then(|context| context.privileged).unwrap_or(false)
     };
     v1::LinuxSandboxSecurityContext {
-        namespace_options: Some(namespaces::namespace_options(pod)),
+        namespace_options: Some(namespaces::namespace_options(pod, ids)),
         selinux_options: of_pod.se_linux_options.as_ref().map(selinux),
         run_as_user: of_pod.run_as_user.map(int),
         run_as_group: of_pod.run_as_group.map(int),
@@ -199,7 +201,7 @@ mod tests {
     fn of(spec: serde_json::Value, image: &ImageFacts) -> Result<v1::LinuxContainerSecurityContext, String> {
         let pod = pod(spec);
         let container = &pod.spec.as_ref().unwrap().containers[0];
-        container_security(&pod, container, image, Path::new("/seccomp")).map_err(|error| error.to_string())
+        container_security(&pod, container, image, Path::new("/seccomp"), None).map_err(|error| error.to_string())
     }
 
     fn user(uid: Option<i64>, username: &str) -> ImageFacts {

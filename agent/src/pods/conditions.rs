@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, PodCondition};
 
+use super::plan;
 use super::roles::{self, Role};
 use super::status::{StatusInputs, has_good_sandbox, time};
 use crate::resources::resize;
@@ -40,13 +41,8 @@ pub(super) fn all(
 ) -> Vec<PodCondition> {
     let containers = containers_ready(phase, init, regular);
     let ready = ready(of, &containers);
-    let truths = [
-        Truth::plain(has_good_sandbox(of)),
-        initialized(of, phase, init, regular),
-        ready,
-        containers,
-        Truth::plain(true),
-    ];
+    let truths =
+        [Truth::plain(has_good_sandbox(of)), initialized(of, phase, init, regular), ready, containers, scheduled(of)];
     let rest = [resize_pending(of, phase), resize_in_progress(of, phase), restarting_all(of, phase)];
     let rest = SOMETIMES.into_iter().zip(rest).filter_map(|(kind, truth)| Some((kind, truth?)));
     let all = ALWAYS.into_iter().zip(truths).chain(rest);
@@ -56,6 +52,14 @@ pub(super) fn all(
     // All others are somebody else's, and kept.
     out.extend(others.filter(|other| !ours(&other.type_)).cloned());
     out
+}
+
+fn scheduled(of: &StatusInputs<'_>) -> Truth {
+    if !plan::is_gated(of.inputs.pod) {
+        return Truth::plain(true);
+    }
+    let message = "Scheduling is blocked due to non-empty scheduling gates";
+    Truth::because(false, "SchedulingGated", Some(message.to_owned()))
 }
 
 fn is_over(phase: &str) -> bool {

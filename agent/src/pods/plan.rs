@@ -226,7 +226,15 @@ pub fn plan(inputs: &Inputs<'_>, now: Timestamp) -> Plan {
     plan
 }
 
+/// A pod that somebody still holds back: in a cluster the scheduler waits for it, on its own we do.
+pub(super) fn is_gated(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|spec| spec.scheduling_gates.as_ref()).is_some_and(|gates| !gates.is_empty())
+}
+
 fn running(plan: &mut Plan, inputs: &Inputs<'_>, now: Timestamp) {
+    if is_gated(inputs.pod) {
+        return;
+    }
     if let Some(at) = deadline(inputs) {
         plan.wake(at);
     }

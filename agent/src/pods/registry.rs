@@ -96,6 +96,7 @@ impl Registry {
         let config = &tools.config;
         let held = Held::load(config.dirs.root.join("held.json"));
         let node = NodeFacts::of(&config.node_name, tools.allocatable, config.max_pods);
+        let node = NodeFacts { allowed_sysctls: config.allowed_sysctls.clone(), ..node };
         Self {
             tools,
             stop,

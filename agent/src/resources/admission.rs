@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Container, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec};
 
 use super::qos::{self, Side};
-use crate::container::init_containers;
+use crate::container::{init_containers, sysctls};
 use crate::fields::Allocatable;
 
 /// What pods may use of this node, and what it is called.
@@ -22,6 +22,8 @@ pub struct NodeFacts {
     pub allocatable: Allocatable,
     /// How many pods it takes.
     pub pods: u64,
+    /// Sysctls beside the safe ones that its pods may set.
+    pub allowed_sysctls: Vec<String>,
 }
 
 impl NodeFacts {
@@ -41,7 +43,7 @@ impl NodeFacts {
             ("beta.kubernetes.io/arch", arch),
         ];
         let labels = labels.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-        Self { name: name.to_owned(), labels, allocatable, pods }
+        Self { name: name.to_owned(), labels, allocatable, pods, allowed_sysctls: Vec::new() }
     }
 }
 
@@ -71,6 +73,9 @@ impl Rejection {
 /// The first [`Rejection`].
 pub fn admit(pod: &Pod, others: &[&Pod], node: &NodeFacts) -> Result<(), Rejection> {
     let Some(spec) = pod.spec.as_ref() else { return Ok(()) };
+    if let Some(why) = sysctls::forbidden(pod, &node.allowed_sysctls) {
+        return Err(Rejection::new("SysctlForbidden", why));
+    }
     runs_this_os(pod, spec, node)?;
     fits(pod, others, node)?;
     if !matches_node(spec, node) {

@@ -129,8 +129,14 @@ pub fn pod_resources(pod: &Pod) -> v1::LinuxContainerResources {
         Qos::Burstable => qos::all_limited(pod, name),
         Qos::BestEffort => false,
     };
-    let limit = |name: &str| if bound(name) { qos::of_pod(pod, Side::Limits, name) } else { Amount::ZERO };
-    let request = qos::of_pod(pod, Side::Requests, "cpu").ceil_millis();
+    let overhead = pod.spec.as_ref().and_then(|spec| spec.overhead.as_ref());
+    let overhead = |name: &str| qos::amount(overhead, name).unwrap_or_default();
+    let limit = |name: &str| match qos::of_pod(pod, Side::Limits, name) {
+        // Nothing is limited: then nothing is with the overhead either.
+        limit if !bound(name) || limit == Amount::ZERO => Amount::ZERO,
+        limit => limit + overhead(name),
+    };
+    let request = (qos::of_pod(pod, Side::Requests, "cpu") + overhead("cpu")).ceil_millis();
     v1::LinuxContainerResources {
         cpu_period: PERIOD as i64,
         cpu_quota: clamp(quota(limit("cpu").ceil_millis())),

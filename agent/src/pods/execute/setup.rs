@@ -8,7 +8,7 @@ use cri_proto::{Deadline, v1};
 use super::{Failed, Job};
 use crate::container::dns::{DnsWarning, resolver};
 use crate::container::hostname::hostname;
-use crate::container::{ImageFacts, SandboxInputs, logs, sandbox_config};
+use crate::container::{ImageFacts, SandboxInputs, logs, sandbox_config, users};
 use crate::errors::chain;
 use crate::events::EventType::{Normal, Warning};
 use crate::images::{ImageError, Policy, Pulled, keyring};
@@ -123,13 +123,23 @@ impl Job {
         let config = self.sandbox_config(attempt, true).await.map_err(|error| self.no_sandbox(&error))?;
         make_dir(&logs::pod_dir(&tools.config.dirs.logs, pod), 0o755)
             .map_err(|error| self.no_sandbox(&error.to_string()))?;
-        let handler = pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.clone()).unwrap_or_default();
-        let request = v1::RunPodSandboxRequest { config: Some(config), runtime_handler: handler };
+        let runtime_handler = self.handler().map_err(|error| self.no_sandbox(&error))?;
+        let request = v1::RunPodSandboxRequest { config: Some(config), runtime_handler };
         // Twice the usual: the network may be slow to come.
         let by = Deadline::within(tools.config.timing.request.saturating_mul(2));
         match tools.runtime.run_pod_sandbox(request, by).await {
             Ok(_) => Ok(()),
             Err(error) => Err(self.no_sandbox(&error.to_string())),
+        }
+    }
+
+    /// What the runtime calls the pod's RuntimeClass. Its own names need no object.
+    fn handler(&self) -> Result<String, String> {
+        let name = self.pod().spec.as_ref().and_then(|spec| spec.runtime_class_name.as_deref()).unwrap_or_default();
+        match self.want.within.objects.runtime_classes.get(name) {
+            Some(class) => Ok(class.handler.clone()),
+            None if ["", "longshore", "embedded"].contains(&name) => Ok(name.to_owned()),
+            None => Err(format!("runtimeclass.node.k8s.io {name:?} not found")),
         }
     }
 
@@ -167,7 +177,14 @@ impl Job {
             cgroup_parent: &self.cgroup(),
             resources: cgroup_values::pod_resources(pod),
             logs: &tools.config.dirs.logs,
+            ids: self.ids()?,
         }))
+    }
+
+    /// The ids of the pod's user namespace, where it wants one.
+    pub(super) fn ids(&self) -> Result<Option<users::Range>, String> {
+        let range = users::range(self.pod(), &self.tools.memory.dir(&self.uid));
+        range.map_err(|error| format!("choosing user ids for the pod: {error}"))
     }
 
     pub(super) async fn stop_sandbox(&self, id: &str) -> Result<(), Failed> {

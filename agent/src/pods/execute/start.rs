@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Container;
 
 use super::setup::make_dir;
 use super::{Failed, Job};
-use crate::container::env::{EnvInputs, env};
+use crate::container::env::{EnvFiles, EnvInputs, env, files_of};
 use crate::container::hostname::hostname;
 use crate::container::hosts::hosts_file;
 use crate::container::mounts::{ImageSource, OwnFiles, Source, mounts, sub_path};
@@ -22,6 +22,8 @@ use crate::volumes::SubPath;
 
 /// The node's own hosts file may be long, but not this long.
 const HOSTS_MAX: u64 = 1 << 20;
+/// A container wrote it: variables of this size would not fit into a process.
+const ENV_FILE_MAX: u64 = 1 << 20;
 
 impl Job {
     /// Makes and starts a container, and runs its postStart hook.
@@ -96,6 +98,7 @@ impl Job {
             allocatable: &tools.allocatable,
             pod_ips: &self.ips,
             host_ips: &tools.node_ips(),
+            files: &self.env_files(container),
         })
         .map_err(|error| chain(&error))?;
         let sources = self.sources(container, |name| env.text(name)).await?;
@@ -111,6 +114,7 @@ impl Job {
             mounts: mounts(container, &sources, &own),
             resources: cgroup_values::container_resources(pod, container, &tools.cgroup_facts),
             seccomp_profiles: &tools.config.dirs.seccomp(),
+            ids: self.ids()?,
         });
         let mut config = config.map_err(|error| chain(&error))?;
         if let Some(target) = member.target {
@@ -131,6 +135,16 @@ impl Job {
         options.pid = v1::NamespaceMode::Target as i32;
         options.target_id = found.id.clone();
         Ok(())
+    }
+
+    /// The files that variables come from; a volume that is not mounted has none.
+    fn env_files(&self, container: &Container) -> EnvFiles {
+        let volumes = self.volumes.clone().unwrap_or_default();
+        let read = |(volume, path): (&str, &str)| {
+            let root = volumes.host_path(volume)?;
+            Some(((volume.to_owned(), path.to_owned()), read_below(root, path).ok()))
+        };
+        files_of(container).filter_map(read).collect()
     }
 
     async fn sources(
@@ -212,6 +226,22 @@ fn message_file(dir: &Path) -> io::Result<PathBuf> {
     fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o666).open(&path)?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o666))?;
     Ok(path)
+}
+
+/// Links lead nowhere but below `root`, as they do for whoever wrote the file.
+fn read_below(root: &Path, path: &str) -> io::Result<String> {
+    use rustix::fs::{Mode, OFlags, ResolveFlags};
+    let root = rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    // A pipe without a writer must not hold the pod up.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = rustix::fs::openat2(&root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT)?;
+    let file = fs::File::from(file);
+    if !file.metadata()?.is_file() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut text = String::new();
+    file.take(ENV_FILE_MAX + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > ENV_FILE_MAX { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(text) }
 }
 
 fn read_capped(path: &Path) -> io::Result<String> {

@@ -1,7 +1,7 @@
 use std::collections::{HashMap, HashSet};
 
 use k8s_openapi::api::core::v1::{
-    Container, ContainerPort, EnvFromSource, EnvVar, EphemeralContainer, PodSpec, VolumeMount,
+    Container, ContainerPort, EnvFromSource, EnvVar, EphemeralContainer, PodSpec, Volume, VolumeMount,
 };
 
 use super::{Report, image, names, or, probe, resources, security};
@@ -111,7 +111,7 @@ fn one(spec: &PodSpec, container: &Container, at: &str, is_init: bool, report: &
     resize_policy(container, at, report);
     ports(spec, container, at, report);
     for (index, variable) in container.env.iter().flatten().enumerate() {
-        env(variable, &format!("{at}.env[{index}]"), report);
+        env(variable, spec.volumes.as_ref(), &format!("{at}.env[{index}]"), report);
     }
     for (index, source) in container.env_from.iter().flatten().enumerate() {
         env_from(source, &format!("{at}.envFrom[{index}]"), report);
@@ -164,7 +164,7 @@ fn port(spec: &PodSpec, port: &ContainerPort, at: &str, report: &mut Report) {
     }
 }
 
-fn env(variable: &EnvVar, at: &str, report: &mut Report) {
+fn env(variable: &EnvVar, volumes: Option<&Vec<Volume>>, at: &str, report: &mut Report) {
     let name = &variable.name;
     let fine = !name.is_empty() && name.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b'=');
     report.check(fine, format!("{at}.name"), || format!("{name:?} must be printable characters without '='"));
@@ -184,6 +184,18 @@ fn env(variable: &EnvVar, at: &str, report: &mut Report) {
         let fine = is_env_field(&field.field_path);
         report.check(fine, format!("{at}.fieldRef.fieldPath"), || {
             format!("{:?} cannot be a variable; metadata.name, .namespace, .uid, .labels['k'], .annotations['k'], spec.nodeName, spec.serviceAccountName, status.hostIP, .hostIPs, .podIP and .podIPs can", field.field_path)
+        });
+    }
+    if let Some(file) = &from.file_key_ref {
+        let at = format!("{at}.fileKeyRef");
+        report.check(!file.key.is_empty(), format!("{at}.key"), || "is missing".to_owned());
+        let inside =
+            !file.path.is_empty() && !file.path.starts_with('/') && !file.path.split('/').any(|part| part == "..");
+        report.check(inside, format!("{at}.path"), || format!("{:?} must be a relative path without ..", file.path));
+        let volume = volumes.into_iter().flatten().find(|volume| volume.name == file.volume_name);
+        let empty_dir = volume.is_some_and(|volume| volume.empty_dir.is_some());
+        report.check(empty_dir, format!("{at}.volumeName"), || {
+            format!("{:?} is no emptyDir volume of the pod", file.volume_name)
         });
     }
     for (kind, reference) in [

@@ -39,11 +39,12 @@ fn unsupported(spec: &PodSpec, report: &mut Report) {
     fn filled<T>(list: Option<&Vec<T>>) -> bool {
         list.is_some_and(|list| !list.is_empty())
     }
-    report.refuse(spec.host_users == Some(false), "spec.hostUsers");
-    report.refuse(spec.runtime_class_name.is_some(), "spec.runtimeClassName");
-    report.refuse(spec.overhead.is_some(), "spec.overhead");
+    for (field, on_host) in [("hostNetwork", spec.host_network), ("hostPID", spec.host_pid), ("hostIPC", spec.host_ipc)]
+    {
+        let both = spec.host_users == Some(false) && on_host == Some(true);
+        report.check(!both, format!("spec.{field}"), || "must not be true where hostUsers is false".to_owned());
+    }
     report.refuse(filled(spec.resource_claims.as_ref()), "spec.resourceClaims");
-    report.refuse(filled(spec.scheduling_gates.as_ref()), "spec.schedulingGates");
     let os = spec.os.as_ref().map(|os| os.name.as_str());
     report.check(os.is_none_or(|os| os == "linux"), "spec.os.name", || "this is a Linux node".to_owned());
 }

@@ -163,8 +163,7 @@ containers:
             line 7: spec.terminationGracePeriodSeconds: must not be negative
             line 8: spec.activeDeadlineSeconds: must be between 1 and 2147483647
             line 11: spec.shareProcessNamespace: hostPID and shareProcessNamespace exclude each other
-            line 9: spec.hostUsers: not supported on its own yet
-            line 12: spec.runtimeClassName: not supported on its own yet
+            line 10: spec.hostPID: must not be true where hostUsers is false
             line 5: spec.dnsConfig.nameservers: is empty; dnsPolicy None needs at least one
             line 13: spec.hostAliases[0].ip: "here" is not an IP address
             line 13: spec.hostAliases[0].hostnames[0]: "a b" must be lower-case letters, digits, '-' or '.', with a letter or digit at each end, up to 253
@@ -184,7 +183,7 @@ containers:
   ports: [{containerPort: 80, name: http}]
   livenessProbe: {httpGet: {port: htp, scheme: FTP}, successThreshold: 2, periodSeconds: -1}
   readinessProbe: {exec: {command: []}, tcpSocket: {port: 0}, terminationGracePeriodSeconds: 1}
-  startupProbe: {grpc: {port: 1}}
+  startupProbe: {grpc: {port: 0}}
   lifecycle: {postStart: {}, preStop: {tcpSocket: {port: 80}}}
 ",
         expect![[r#"
@@ -196,7 +195,7 @@ containers:
             line 10: spec.containers[0].readinessProbe.exec.command: is empty; it needs the program to run
             line 10: spec.containers[0].readinessProbe.tcpSocket.port: 0 must be between 1 and 65535
             line 10: spec.containers[0].readinessProbe.terminationGracePeriodSeconds: is for liveness and startup probes only
-            line 11: spec.containers[0].startupProbe.grpc: not supported on its own yet
+            line 11: spec.containers[0].startupProbe.grpc.port: 0 must be between 1 and 65535
             line 12: spec.containers[0].lifecycle.postStart: does nothing; it needs exec, httpGet, sleep or tcpSocket
             line 12: spec.containers[0].lifecycle.preStop.tcpSocket: hooks cannot use tcpSocket; use exec, httpGet or sleep
         "#]],
