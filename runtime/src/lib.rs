@@ -30,6 +30,7 @@ mod core;
 mod embedded;
 mod error;
 mod events;
+mod idmap;
 mod ids;
 pub mod images;
 mod options;

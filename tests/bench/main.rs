@@ -9,6 +9,7 @@ mod containerd;
 mod fifo;
 mod longshore;
 mod memory;
+mod probes;
 
 use std::time::Duration;
 
@@ -19,6 +20,10 @@ const IN_A_ROW: usize = 10;
 const AT_ONCE: usize = 50;
 
 fn main() -> Result<()> {
+    if std::env::args().nth(1).as_deref() == Some("probes") {
+        print_row(["what", "longshore", "containerd (CRI alone)", "ratio", "budget"]);
+        return probe_rows();
+    }
     println!("longshore bench: {} cores, image present, every start seen by the container's own first line\n", cores());
     let ours = longshore::measure()?;
     let theirs = containerd::measure();
@@ -42,10 +47,31 @@ fn main() -> Result<()> {
     size("agent with ten pods, PSS", ours.agent.pss, 20_000_000);
     size("shim + pause for each pod, PSS", ours.per_pod, 300_000);
     size("release binary", ours.binary, 20_000_000);
+    probe_rows()?;
     if let Err(why) = theirs {
         println!("\ncontainerd was not measured: {why:#}");
     }
     println!("\nwhere a start in a running agent goes (p50 of the {IN_A_ROW} in a row): {}", ours.phases);
+    Ok(())
+}
+
+/// The agent's own time; what an exec costs the runtime's helpers and the container is not in it.
+fn probe_rows() -> Result<()> {
+    let costs = probes::measure()?;
+    let idle = costs.first().map_or(0.0, |cost| cost.percent);
+    for cost in &costs {
+        let what = match cost.kind {
+            "none" => "agent with 84 containers and no probes, share of a core".to_owned(),
+            kind => format!("{:.0} {kind} probes a second, share of a core beside that", cost.rate),
+        };
+        let percent = if cost.kind == "none" { cost.percent } else { cost.percent - idle };
+        let budget = match cost.kind {
+            "http" | "tcp" if percent > 5.0 => "5 % (missed)",
+            "http" | "tcp" => "5 %",
+            _ => "–",
+        };
+        print_row([what.as_str(), &format!("{percent:.1} %"), "–", "–", budget]);
+    }
     Ok(())
 }
 

@@ -22,6 +22,7 @@ mod proc;
 mod rootfs;
 mod seccomp;
 mod terminal;
+mod users;
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -77,7 +78,10 @@ pub(crate) fn start(launch: &Launch, given: &Given<'_>) -> Result<Child, Failure
     namespaces::refuse_unsupported(launch)?;
     let (ours, theirs) = sys::socket_pair().doing(|| "making a control socket".into())?;
     let cgroup = namespaces::unified_cgroup(launch)?;
-    let pid = namespaces::fork(launch, cgroup.as_ref().map(|(_, directory)| directory.as_fd()))?;
+    let pid = match &launch.users {
+        Some(users) => users::fork(launch, users, given, cgroup.as_ref())?,
+        None => namespaces::fork(launch, cgroup.as_ref().map(|(_, directory)| directory.as_fd()))?,
+    };
     if pid == 0 {
         let entered = cgroup.map(|(index, _)| index);
         let Err(failure) = carry_out(launch, given, theirs.as_fd(), entered);
@@ -125,14 +129,22 @@ fn carry_out(
 ) -> Result<Infallible, Failure> {
     settle(given, control).doing(|| "putting descriptors in place".into())?;
     let proc = Proc::open()?;
-    if let Some(score) = launch.oom_score_adj {
-        proc.write(c"self/oom_score_adj", score.to_string().as_bytes())?;
+    // In a user namespace the host's part was done on the way into it, and nothing there is 0 yet.
+    let in_users = launch.users.is_some();
+    if !in_users {
+        if let Some(score) = launch.oom_score_adj {
+            proc.write(c"self/oom_score_adj", score.to_string().as_bytes())?;
+        }
+        namespaces::cgroups(launch, entered)?;
     }
-    namespaces::enter(launch, entered)?;
+    namespaces::enter(launch)?;
+    if in_users && launch.root.is_none() {
+        identity::become_root()?;
+    }
     namespaces::name(launch)?;
     proc.sysctls(&launch.sysctls)?;
     match &launch.root {
-        Some(root) => rootfs::build(root)?,
+        Some(root) => rootfs::build(root, in_users)?,
         None if given.executable.is_some() && launch.create & libc::CLONE_NEWPID as u64 != 0 => rootfs::empty()?,
         None => {}
     }
@@ -144,11 +156,13 @@ fn carry_out(
         rootfs::finish(root, &inside, &launch.cwd)?;
     }
     drop(inside);
-    identity::own_stdio(&launch.user)?;
+    if !in_users {
+        identity::own_stdio(&launch.user)?;
+        identity::limit(&launch.rlimits)?;
+    }
     if let Some(profile) = &launch.apparmor {
         proc.apparmor(profile)?;
     }
-    identity::limit(&launch.rlimits)?;
     identity::assume(launch, || pass_gate(control))?;
     exec::run(launch, given.executable)
 }

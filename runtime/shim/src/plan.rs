@@ -19,7 +19,9 @@ pub struct Launch {
     pub cgroups: Vec<PathBuf>,
     /// Written to `/proc/self/oom_score_adj`, already clamped to what this machine allows.
     pub oom_score_adj: Option<i32>,
-    /// Existing namespaces to enter, in this order.
+    /// The user namespace to live in: entered before every other namespace is joined or created.
+    pub users: Option<UserNamespace>,
+    /// Existing namespaces to enter, in this order. `CLONE_NEWUSER` is refused.
     pub join: Vec<JoinNamespace>,
     /// `CLONE_NEW*` flags for namespaces to create. `CLONE_NEWUSER` is refused.
     pub create: u64,
@@ -54,6 +56,17 @@ pub struct Launch {
     /// A terminal of this many columns and rows (0, 0 when the caller does not know) instead of pipes. It comes from
     /// the devpts that is mounted at `/dev/pts` inside, and is also `/dev/console` of a container.
     pub terminal: Option<(u16, u16)>,
+}
+
+/// A user namespace that exists already, with its ids written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserNamespace {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What user 0 of the namespace is on the host; the others follow.
+    pub uid: u32,
+    /// What group 0 of the namespace is on the host; the others follow.
+    pub gid: u32,
 }
 
 /// A namespace that exists already.
@@ -169,6 +182,7 @@ impl Launch {
 record!(Launch {
     cgroups,
     oom_score_adj,
+    users,
     join,
     create,
     root,
@@ -186,6 +200,7 @@ record!(Launch {
     env,
     terminal,
 });
+record!(UserNamespace { path, uid, gid });
 record!(JoinNamespace { kind, path });
 record!(Root { path, readonly, propagation, mounts, devices, links, masked, readonly_paths });
 record!(Mount { source, target, fstype, flags, data, propagation, recursive_readonly });

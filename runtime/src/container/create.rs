@@ -105,7 +105,8 @@ async fn fill(
     image: &Image,
 ) -> Result<(), LifeError> {
     let limits = limit(core, container);
-    let (snapshot, limited) = tokio::join!(core.images.prepare_snapshot(container.id.as_str(), image), limits);
+    let snapshot = core.images.prepare_snapshot_for(container.id.as_str(), image, sandbox.users());
+    let (snapshot, limited) = tokio::join!(snapshot, limits);
     let snapshot = snapshot.doing(|| "preparing its root file system".into())?;
     limited?;
     let images = image_mounts::prepare(core, container).await?;

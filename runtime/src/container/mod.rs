@@ -14,6 +14,7 @@ pub(crate) mod exec_sync;
 pub(crate) mod finish;
 pub(crate) mod handle;
 pub(crate) mod image_mounts;
+mod mapped;
 mod plan;
 pub(crate) mod remove;
 pub(crate) mod start;

@@ -33,13 +33,16 @@ pub(super) fn plan(
     snapshot: &Snapshot,
     images: &[(usize, PathBuf)],
 ) -> Result<(), LifeError> {
-    let mut config = container.config();
+    let mut config = v1::ContainerConfig::clone(&container.config());
     for (at, place) in images {
-        if let Some(mount) = std::sync::Arc::make_mut(&mut config).mounts.get_mut(*at) {
+        if let Some(mount) = config.mounts.get_mut(*at) {
             mount.host_path = place.to_string_lossy().into_owned();
         }
     }
-    let config = config;
+    propagation::check(&config).doing(|| "checking its mounts".into())?;
+    if sandbox.users().is_some() {
+        super::mapped::map(sandbox, container, &mut config)?;
+    }
     let security = config.linux.as_ref().and_then(|linux| linux.security_context.clone()).unwrap_or_default();
     let identity = identify(&security, image, snapshot).doing(|| "finding out who it runs as".into())?;
     let cgroup = CgroupPath::new(&container.record().cgroup).doing(|| "naming its cgroup".into())?;
@@ -62,7 +65,6 @@ pub(super) fn plan(
         warn!(container = %container.id, name = %container.name, "{warning}");
     }
     make_mount_sources(&built.mount_sources)?;
-    propagation::check(&config).doing(|| "checking its mounts".into())?;
     write(core, sandbox, container, &cgroup, &built.spec)?;
     let user = UserRecord { uid: identity.uid, gid: identity.gid, groups: identity.groups };
     container.made(user).doing(|| "writing its record".into())
@@ -117,7 +119,7 @@ fn make_log_dir(log: &str) -> Result<(), LifeError> {
     std::fs::create_dir_all(parent).doing(|| format!("making its log directory {}", parent.display()))
 }
 
-fn make_mount_sources(sources: &[PathBuf]) -> Result<(), LifeError> {
+pub(super) fn make_mount_sources(sources: &[PathBuf]) -> Result<(), LifeError> {
     let missing = sources.iter().filter(|source| !source.exists());
     missing.into_iter().try_for_each(|source| {
         std::fs::create_dir_all(source).doing(|| format!("making the missing mount source {}", source.display()))
@@ -161,6 +163,7 @@ fn sandbox_facts(sandbox: &Sandbox, options: &v1::NamespaceOption) -> Result<San
             ipc: held.ipc.filter(|_| ipc),
             uts: held.uts.filter(|_| network),
             pid: held.pid.filter(|_| pod.pid() == NamespaceMode::Pod),
+            user: sandbox.users(),
         },
         target_pid: target(sandbox, options)?,
         hostname: match sandbox.config.hostname.as_str() {

@@ -7,7 +7,7 @@ use cri_proto::v1::ContainerEventType;
 use shim::wire::Request;
 use tracing::debug;
 
-use super::{Container, image_mounts, stop};
+use super::{Container, image_mounts, mapped, stop};
 use crate::blocking::blocking;
 use crate::cgroups::CgroupPath;
 use crate::core::Core;
@@ -53,6 +53,9 @@ pub(crate) async fn give_back(
     })
     .await
     .doing(|| "removing its cgroup".into())?;
+    // What is mounted there is somebody else's: nothing is removed through it.
+    let of_task = container.clone();
+    blocking(move || mapped::unmap(&of_task)).await?;
     image_mounts::give_back(core, container).await?;
     core.images.remove_snapshot(container.id.as_str()).await.doing(|| "removing its root file system".into())?;
     let dir = container.dir.clone();

@@ -11,8 +11,8 @@ pub enum SpecError {
         /// The image's name.
         image: String,
     },
-    /// `hostUsers: false` and id mappings.
-    #[error("user namespaces are not supported by this runtime: {what} asks for one")]
+    /// Ids of a user namespace in a sandbox that has none.
+    #[error("{what} asks for a user namespace that its sandbox does not have")]
     UserNamespace {
         /// `the pod` or the mount.
         what: String,

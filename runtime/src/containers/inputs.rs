@@ -70,12 +70,27 @@ pub struct SandboxNamespaces {
     pub uts: Option<PathBuf>,
     /// Process ids, where the pod shares them.
     pub pid: Option<PathBuf>,
+    /// Users, where the pod has ids of its own.
+    pub user: Option<UserIds>,
+}
+
+/// A pod's user namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserIds {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What user 0 inside is on the host.
+    pub uid: u32,
+    /// What group 0 inside is on the host.
+    pub gid: u32,
+    /// How many there are of each.
+    pub length: u32,
 }
 
 impl SandboxNamespaces {
-    /// The namespaces of a pause process that owns one of each kind.
+    /// The namespaces of a pause process that owns one of each kind but of users.
     pub fn of_process(pid: i32) -> Self {
         let path = |kind: &str| Some(PathBuf::from(format!("/proc/{pid}/ns/{kind}")));
-        Self { network: path("net"), ipc: path("ipc"), uts: path("uts"), pid: path("pid") }
+        Self { network: path("net"), ipc: path("ipc"), uts: path("uts"), pid: path("pid"), user: None }
     }
 }

@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
-    Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType as Kind, PosixRlimitType, Process, Spec,
+    Linux, LinuxDevice, LinuxDeviceType, LinuxIdMapping, LinuxNamespaceType as Kind, PosixRlimitType, Process, Spec,
 };
 use shim::plan;
 
@@ -73,6 +73,7 @@ pub fn container(spec: &Spec, facts: &LaunchFacts<'_>) -> Result<plan::Launch, L
     let mut launch = common(process, linux, facts)?;
     for namespace in linux.namespaces().iter().flatten() {
         match namespace.path() {
+            Some(path) if namespace.typ() == Kind::User => launch.users = Some(users(linux, path.clone())?),
             Some(path) => launch.join.push(plan::JoinNamespace { kind: flag(namespace.typ())?, path: path.clone() }),
             None => launch.create |= flag(namespace.typ())?,
         }
@@ -101,6 +102,9 @@ pub fn exec(spec: &Spec, request: &ExecRequest<'_>, facts: &LaunchFacts<'_>) -> 
         launch.env.push(c"TERM=xterm".to_owned());
     }
     let kinds: Vec<Kind> = linux.namespaces().iter().flatten().map(|namespace| namespace.typ()).collect();
+    if kinds.contains(&Kind::User) {
+        launch.users = Some(users(linux, PathBuf::from(format!("/proc/{}/ns/user", request.init_pid)))?);
+    }
     // The mount namespace comes last: the others are found through the host's procfs.
     for (kind, name) in EXEC_ORDER.iter().filter(|(kind, _)| kinds.contains(kind)) {
         let path = PathBuf::from(format!("/proc/{}/ns/{name}", request.init_pid));
@@ -150,11 +154,20 @@ fn common(process: &Process, linux: &Linux, facts: &LaunchFacts<'_>) -> Result<p
 
 fn flag(kind: Kind) -> Result<u64, LaunchError> {
     match kind {
-        // They need mappings to be written by the parent, and idmapped mounts.
+        // One that exists with its ids written is entered in its own way; none is made here.
         Kind::User | Kind::Time => Err(LaunchError::Namespace(kind)),
         // The values of the enum are the kernel's CLONE_NEW* flags.
         other => Ok(other as u64),
     }
+}
+
+/// The user namespace at `path`, with the ids that the spec says it has.
+fn users(linux: &Linux, path: PathBuf) -> Result<plan::UserNamespace, LaunchError> {
+    let root = |maps: &Option<Vec<LinuxIdMapping>>| {
+        let map = maps.iter().flatten().find(|map| map.container_id() == 0);
+        map.map(LinuxIdMapping::host_id).ok_or(LaunchError::Missing("id mapping"))
+    };
+    Ok(plan::UserNamespace { path, uid: root(linux.uid_mappings())?, gid: root(linux.gid_mappings())? })
 }
 
 fn user(process: &Process) -> plan::User {
@@ -214,8 +227,9 @@ fn console(process: &Process) -> (u16, u16) {
 fn root(spec: &Spec, linux: &Linux, facts: &LaunchFacts<'_>) -> Result<plan::Root, LaunchError> {
     let root = spec.root().as_ref().ok_or(LaunchError::Missing("root"))?;
     let mut mounts = Vec::new();
+    let in_users = linux.namespaces().iter().flatten().any(|namespace| namespace.typ() == Kind::User);
     for mount in spec.mounts().iter().flatten() {
-        mounts.extend(options::mounts(mount, facts)?);
+        mounts.extend(options::mounts(mount, facts, in_users)?);
     }
     // Where the container brings its own /dev there is nothing to be made in it.
     let own_dev = spec

@@ -27,6 +27,6 @@ pub mod spec;
 pub use devices::{DeviceFacts, HostDevice};
 pub use error::{SpecError, Warning};
 pub use host::{HostError, HostFacts, Rlimit};
-pub use inputs::{Identity, ImageDefaults, SandboxFacts, SandboxNamespaces};
+pub use inputs::{Identity, ImageDefaults, SandboxFacts, SandboxNamespaces, UserIds};
 pub use launch::{ExecRequest, LaunchError, LaunchFacts};
 pub use spec::{Built, Request};

@@ -11,7 +11,7 @@ use crate::cgroups::Version;
 /// The namespaces of the spec. One that is missing is the node's.
 ///
 /// # Errors
-/// [`SpecError`]: a user namespace, an unknown mode, or one to join that is not there.
+/// [`SpecError`]: a user namespace that the sandbox does not have, an unknown mode, or one to join that is not there.
 pub(super) fn namespaces(
     options: Option<&v1::NamespaceOption>,
     privileged: bool,
@@ -20,9 +20,10 @@ pub(super) fn namespaces(
 ) -> Result<Vec<LinuxNamespace>, SpecError> {
     let default = v1::NamespaceOption::default();
     let options = options.unwrap_or(&default);
-    refuse_user_namespace(options)?;
     let own = &sandbox.namespaces;
+    refuse_user_namespace(options, own.user.is_some())?;
     let mut all = vec![namespace(Kind::Mount, None)];
+    all.extend(own.user.as_ref().map(|user| namespace(Kind::User, Some(user.path.clone()))));
     if shared("network", options.network)? {
         all.push(namespace(Kind::Network, Some(joined(&own.network, "network")?)));
     }
@@ -43,9 +44,10 @@ pub(super) fn has_cgroup_namespace(privileged: bool, version: Version) -> bool {
     version == Version::V2 && !privileged
 }
 
-fn refuse_user_namespace(options: &v1::NamespaceOption) -> Result<(), SpecError> {
+/// A container cannot have ids of its own in a sandbox that has the node's.
+fn refuse_user_namespace(options: &v1::NamespaceOption, sandbox_has_one: bool) -> Result<(), SpecError> {
     let asks = options.userns_options.as_ref().is_some_and(|user| user.mode != v1::NamespaceMode::Node as i32);
-    if asks { Err(SpecError::UserNamespace { what: "the pod".to_owned() }) } else { Ok(()) }
+    if asks && !sandbox_has_one { Err(SpecError::UserNamespace { what: "the pod".to_owned() }) } else { Ok(()) }
 }
 
 /// POD (the default) shares the sandbox's, NODE the node's; the other two make no sense for these kinds.

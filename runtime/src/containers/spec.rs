@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use cri_proto::v1::{self, security_profile::ProfileType};
-use oci_spec::runtime::{Linux, LinuxSeccomp, Root, Spec};
+use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxIdMappingBuilder, LinuxSeccomp, Root, Spec};
 
 use super::capabilities::{Granted, granted};
 use super::mounts::Circumstances;
@@ -149,8 +149,11 @@ fn linux(
         request.host.cgroups,
     )?;
     let hidden = |paths: &[String]| Some(if security.privileged { Vec::new() } else { paths.to_vec() });
+    let ids = request.sandbox.namespaces.user.as_ref();
     let mut linux = Linux::default();
     linux
+        .set_uid_mappings(ids.map(|ids| vec![mapping(ids.uid, ids.length)]))
+        .set_gid_mappings(ids.map(|ids| vec![mapping(ids.gid, ids.length)]))
         .set_namespaces(Some(namespaces))
         .set_resources(Some(resources::resources(wanted, devices.rules)))
         .set_devices(Some(devices.nodes))
@@ -162,6 +165,12 @@ fn linux(
         .set_mount_label(None)
         .set_sysctl(None);
     Ok(linux)
+}
+
+fn mapping(host: u32, length: u32) -> LinuxIdMapping {
+    let made = LinuxIdMappingBuilder::default().container_id(0_u32).host_id(host).size(length).build();
+    // It fails only where a field is left out.
+    made.unwrap_or_default()
 }
 
 /// Without a word about seccomp the default profile holds: less confined only by request.

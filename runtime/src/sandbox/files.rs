@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use cri_proto::v1::DnsConfig;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
+use super::users::Ids;
 use crate::state::files::{FileError, read, write_shared};
 
 /// What Docker and containerd give a pod, bytes.
@@ -68,16 +69,17 @@ pub(crate) fn copy_shared(from: &Path, to: &Path) -> Result<(), FileError> {
     write_shared(to, &read(from, LARGEST_COPY)?.unwrap_or_default())
 }
 
-/// Mounts the pod's shared memory.
+/// Mounts the pod's shared memory, which belongs to root of its user namespace where it has one.
 ///
 /// # Errors
 /// When it cannot be mounted.
-pub(crate) fn mount_shm(path: &Path) -> Result<(), MountError> {
+pub(crate) fn mount_shm(path: &Path, users: Option<Ids>) -> Result<(), MountError> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     std::fs::create_dir(path)
         .or_else(|error| if error.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) })
         .map_err(|source| MountError::new("making", path, source))?;
-    let data = std::ffi::CString::new(format!("mode=1777,size={SHM_BYTES}")).unwrap_or_default();
+    let owner = users.map(|ids| format!(",uid={},gid={}", ids.uid, ids.gid)).unwrap_or_default();
+    let data = std::ffi::CString::new(format!("mode=1777,size={SHM_BYTES}{owner}")).unwrap_or_default();
     mount("shm", path, "tmpfs", flags, Some(data.as_c_str()))
         .map_err(|source| MountError::new("mounting shared memory at", path, source))
 }

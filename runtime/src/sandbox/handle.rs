@@ -12,6 +12,7 @@ use tracing::warn;
 use super::execs::Execs;
 use super::shim_link::ShimLink;
 use crate::container::Container;
+use crate::containers::UserIds;
 use crate::error::chain;
 use crate::ids::{ContainerId, SandboxId};
 use crate::state::files::FileError;
@@ -137,6 +138,13 @@ impl Sandbox {
     /// Where its network namespace is pinned; `None` when it uses the node's.
     pub(crate) fn netns(&self) -> Option<PathBuf> {
         self.record.borrow().own_network.then(|| self.dir.netns())
+    }
+
+    /// Its user namespace, where it has one.
+    pub(crate) fn users(&self) -> Option<UserIds> {
+        // Checked before it was made.
+        let ids = super::users::ids(&self.namespace_options()).ok().flatten()?;
+        Some(UserIds { path: self.dir.users(), uid: ids.uid, gid: ids.gid, length: ids.length })
     }
 
     /// A namespace mode that it was asked for.

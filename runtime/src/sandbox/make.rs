@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use cri_proto::v1::security_profile::ProfileType;
 use cri_proto::v1::{self, ContainerEventType};
-use shim::plan::Launch;
+use shim::plan::{Launch, UserNamespace};
 use tracing::warn;
 
+use super::users::{self, Ids};
 use super::wish::Wish;
 use super::{Sandbox, files, namespaces, network, shim_process, unmake, watch};
 use crate::blocking::{blocking, now_ns};
@@ -107,7 +108,7 @@ async fn begin(core: &Arc<Core>, wish: &Wish) -> Result<Sandbox, LifeError> {
 /// Two rounds of steps that do not depend on each other. Every started step is waited for, also when another has
 /// failed: what it makes must be there to be undone.
 async fn fill(core: &Arc<Core>, sandbox: &Arc<Sandbox>, wish: &Wish) -> Result<(), LifeError> {
-    let (prepared, pinned) = tokio::join!(prepare(core, sandbox, wish), pin_network(sandbox));
+    let (prepared, pinned) = tokio::join!(prepare(core, sandbox, wish), pin_namespaces(sandbox, wish.users));
     prepared.and(pinned)?;
     let (addresses, started) = tokio::join!(network::attach(core, sandbox), shim_process::start(sandbox));
     let addresses = started.and(addresses)?;
@@ -118,8 +119,12 @@ async fn fill(core: &Arc<Core>, sandbox: &Arc<Sandbox>, wish: &Wish) -> Result<(
     ready.doing(|| "writing its record".into())
 }
 
-async fn pin_network(sandbox: &Arc<Sandbox>) -> Result<(), LifeError> {
+async fn pin_namespaces(sandbox: &Arc<Sandbox>, ids: Option<Ids>) -> Result<(), LifeError> {
     let Some(path) = sandbox.netns() else { return Ok(()) };
+    if let Some(ids) = ids {
+        let users = sandbox.dir.users();
+        return blocking(move || users::pin(&users, &path, ids)).await.doing(|| "making its namespaces".into());
+    }
     blocking(move || namespaces::pin_new_network(&path)).await.doing(|| "making its network namespace".into())
 }
 
@@ -134,6 +139,7 @@ async fn prepare(core: &Arc<Core>, sandbox: &Arc<Sandbox>, wish: &Wish) -> Resul
         make_cgroups(&core, &record, &path, &wish.config).doing(|| "making its cgroup".into())?;
         let launch = Launch {
             seccomp: pause_filter(&core, &wish.config).doing(|| "confining the pause".into())?,
+            users: wish.users.map(|ids| UserNamespace { path: dir.users(), uid: ids.uid, gid: ids.gid }),
             ..wish.pause(sandbox.netns(), core.cgroups.entry_files(&path), pause_score(&core.host))
         };
         replace(&dir.pause_launch(), &launch.encode()).doing(|| "writing what to start".into())?;
@@ -143,9 +149,18 @@ async fn prepare(core: &Arc<Core>, sandbox: &Arc<Sandbox>, wish: &Wish) -> Resul
         let name = hostname(&wish);
         write_shared(&dir.hostname(), format!("{name}\n").as_bytes()).doing(|| "writing its hostname".into())?;
         match wish.own.ipc {
-            true => files::mount_shm(&dir.shm()).doing(|| "making its shared memory".into()),
-            false => Ok(()),
+            true => files::mount_shm(&dir.shm(), wish.users).doing(|| "making its shared memory".into())?,
+            false => {}
         }
+        // Its root may change them, as root of any other pod may.
+        let shared = [dir.resolv_conf(), dir.hosts(), dir.hostname()];
+        match wish.users {
+            Some(ids) => {
+                shared.iter().try_for_each(|file| std::os::unix::fs::chown(file, Some(ids.uid), Some(ids.gid)))
+            }
+            None => Ok(()),
+        }
+        .doing(|| "giving it its files".into())
     })
     .await
 }

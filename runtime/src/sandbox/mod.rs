@@ -19,6 +19,7 @@ pub(crate) mod network;
 pub(crate) mod shim_link;
 pub(crate) mod shim_process;
 pub(crate) mod unmake;
+pub(crate) mod users;
 pub(crate) mod watch;
 pub(crate) mod wish;
 

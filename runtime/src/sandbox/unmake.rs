@@ -111,8 +111,9 @@ fn release_files(core: &Core, sandbox: &Sandbox) -> Result<(), LifeError> {
     let record = sandbox.record();
     let shm = files::unmount_all(&sandbox.dir.shm()).doing(|| "giving its shared memory back".into());
     let net = files::unmount_all(&sandbox.dir.netns()).doing(|| "giving its network namespace back".into());
+    let users = files::unmount_all(&sandbox.dir.users()).doing(|| "giving its user namespace back".into());
     let own = CgroupPath::new(&record.cgroup()).and_then(|path| core.cgroups.remove(&path, PATIENCE));
-    shm.and(net).and(own.doing(|| "removing its cgroup".into()))
+    shm.and(net).and(users).and(own.doing(|| "removing its cgroup".into()))
 }
 
 /// Removes what is left of a stopped sandbox and its containers.

@@ -8,12 +8,13 @@ use cri_proto::{Kind, v1};
 use shim::plan::{JoinNamespace, Launch, User};
 
 use super::handle::namespace_options;
+use super::users::{self, Ids};
 use super::{SandboxName, network};
 use crate::cgroups::CgroupPath;
 use crate::error::{Doing, LifeError};
 
 /// `runtimeHandler` values that mean this runtime.
-pub(crate) const HANDLERS: [&str; 2] = ["", "longshore"];
+pub(crate) const HANDLERS: [&str; 3] = ["", "longshore", "embedded"];
 
 /// `sethostname(2)` takes no more.
 const LONGEST_HOSTNAME: usize = 64;
@@ -36,6 +37,8 @@ pub(crate) struct Wish {
     pub sysctls: Vec<(PathBuf, Vec<u8>)>,
     /// Which namespaces are its own.
     pub own: OwnNamespaces,
+    /// The ids of its user namespace, where it has one.
+    pub users: Option<Ids>,
 }
 
 /// Namespaces that a sandbox does not share with the node.
@@ -70,6 +73,7 @@ impl Wish {
             return Err(bad(format!("sandbox {name}: a hostname has at most {LONGEST_HOSTNAME} characters")));
         }
         let own = own_namespaces(&config).map_err(|why| bad(format!("sandbox {name}: {why}")))?;
+        let users = users::ids(&namespace_options(&config)).map_err(|why| bad(format!("sandbox {name}: {why}")))?;
         network::host_ports(&config.port_mappings).doing(|| format!("sandbox {name}"))?;
         let linux = config.linux.clone().unwrap_or_default();
         let sysctls = sysctls(&linux.sysctls, own).map_err(|why| bad(format!("sandbox {name}: {why}")))?;
@@ -77,7 +81,7 @@ impl Wish {
             "" => String::new(),
             path => CgroupPath::new(path).map_err(|error| bad(format!("sandbox {name}: {error}")))?.to_string(),
         };
-        Ok(Self { name, handler: request.runtime_handler, cgroup_parent, sysctls, own, config })
+        Ok(Self { name, handler: request.runtime_handler, cgroup_parent, sysctls, own, users, config })
     }
 
     /// What the shim starts as the pause.
@@ -114,9 +118,6 @@ fn flag(clone: libc::c_int) -> u64 {
 
 fn own_namespaces(config: &v1::PodSandboxConfig) -> Result<OwnNamespaces, String> {
     let options = namespace_options(config);
-    if options.userns_options.as_ref().is_some_and(|users| users.mode() != v1::NamespaceMode::Node) {
-        return Err("user namespaces are not supported by this runtime".into());
-    }
     let pod_or_node = |mode: v1::NamespaceMode, what: &str| match mode {
         v1::NamespaceMode::Pod => Ok(true),
         v1::NamespaceMode::Node => Ok(false),
@@ -218,6 +219,7 @@ mod tests {
                 config.linux.as_mut().unwrap().cgroup_parent = "../x".into();
             }),
             request(|config| {
+                // No ids at all.
                 let users = v1::UserNamespace { mode: v1::NamespaceMode::Pod.into(), ..Default::default() };
                 with_options(config, v1::NamespaceOption { userns_options: Some(users), ..Default::default() });
             }),

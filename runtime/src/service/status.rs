@@ -26,9 +26,10 @@ impl Embedded {
     /// Both conditions hold as long as we are there: what they stand for was made or refused when we were opened.
     pub(super) fn say_status(&self, verbose: bool) -> v1::StatusResponse {
         let fine = |kind: &str| v1::RuntimeCondition { r#type: kind.to_owned(), status: true, ..Default::default() };
+        let user_namespaces = std::path::Path::new("/proc/self/ns/user").exists();
         let handler = |name: &str| v1::RuntimeHandler {
             name: name.to_owned(),
-            features: Some(v1::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false }),
+            features: Some(v1::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces }),
         };
         let info = match verbose {
             true => HashMap::from([("cgroups".to_owned(), format!("{:?}", self.core.cgroups.version()))]),

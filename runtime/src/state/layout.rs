@@ -62,6 +62,11 @@ impl SandboxDir {
         self.0.join("net")
     }
 
+    /// The user namespace of a pod that has one, once it is pinned.
+    pub(crate) fn users(&self) -> PathBuf {
+        self.0.join("user")
+    }
+
     /// Becomes `/dev/shm` of the pod's containers.
     pub(crate) fn shm(&self) -> PathBuf {
         self.0.join("shm")
@@ -161,6 +166,11 @@ impl ContainerDir {
     /// Written by the shim once init has ended.
     pub(crate) fn exit(&self) -> PathBuf {
         self.0.join("exit")
+    }
+
+    /// Holds the mounts that are shown with the ids of the pod's user namespace, by their place in the configuration.
+    pub(crate) fn mapped(&self) -> PathBuf {
+        self.0.join("m")
     }
 
     /// The OCI spec.

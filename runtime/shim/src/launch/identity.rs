@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use shim::plan::{Launch, User};
 
@@ -21,13 +21,24 @@ pub(super) fn own_stdio(user: &User) -> Result<(), Failure> {
     for number in 0..3 {
         // SAFETY: descriptors 0 to 2 are open from the start.
         let file = unsafe { BorrowedFd::borrow_raw(number) };
-        let doing = || format!("giving descriptor {number} to user {}", user.uid);
-        let found = sys::fstat(file).doing(doing)?;
-        if found.st_mode & libc::S_IFMT == libc::S_IFIFO && (found.st_uid, found.st_gid) != (user.uid, user.gid) {
-            sys::chownat(file, c"", user.uid, user.gid).doing(doing)?;
-        }
+        own(file, user.uid, user.gid)?;
     }
     Ok(())
+}
+
+/// Gives a pipe to a user; what is anything else stays whose it is.
+pub(super) fn own(file: BorrowedFd<'_>, uid: u32, gid: u32) -> Result<(), Failure> {
+    let doing = || format!("giving descriptor {} to user {uid}", file.as_raw_fd());
+    let found = sys::fstat(file).doing(doing)?;
+    if found.st_mode & libc::S_IFMT == libc::S_IFIFO && (found.st_uid, found.st_gid) != (uid, gid) {
+        sys::chownat(file, c"", uid, gid).doing(doing)?;
+    }
+    Ok(())
+}
+
+/// 0 of the user namespace that was just entered: whoever is nobody in it can make nothing in it.
+pub(super) fn become_root() -> Result<(), Failure> {
+    process::become_user(0, 0, &[]).doing(|| "becoming root of the user namespace".into())
 }
 
 pub(super) fn limit(limits: &[(u32, u64, u64)]) -> Result<(), Failure> {

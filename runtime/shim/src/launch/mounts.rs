@@ -32,11 +32,16 @@ const OPTIONS: [(u64, &CStr); 4] = [
 /// Flags that say how, not what: MS_RELATIME is what the kernel does anyway, MS_SILENT only quiets its log.
 const HOW: u64 = libc::MS_BIND | libc::MS_REC | libc::MS_RELATIME | libc::MS_SILENT;
 
-pub(super) fn mount(inside: &Inside, mount: &Mount) -> Result<(), Failure> {
-    let doing = || describe(mount);
+/// What a bind brings, attached nowhere; nothing for a file system that is to be made.
+pub(super) fn source(mount: &Mount) -> Result<Option<OwnedFd>, Failure> {
     refuse_unknown(mount)?;
-    let bind = mount.flags & libc::MS_BIND != 0;
-    let tree = if bind { clone(mount)? } else { make(mount)? };
+    if mount.flags & libc::MS_BIND == 0 { Ok(None) } else { clone(mount).map(Some) }
+}
+
+pub(super) fn mount(inside: &Inside, mount: &Mount, source: Option<OwnedFd>) -> Result<(), Failure> {
+    let doing = || describe(mount);
+    let bind = source.is_some();
+    let tree = source.map_or_else(|| make(mount), Ok)?;
     let is_directory = !bind || sys::kind(tree.as_fd()).doing(doing)? == libc::S_IFDIR;
     let target = target(inside, mount, is_directory).doing(doing)?;
     mounts::attach(tree.as_fd(), target.as_fd()).doing(doing)?;

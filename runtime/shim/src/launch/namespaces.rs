@@ -9,15 +9,16 @@ use super::{Doing, Failure};
 use crate::sys;
 use crate::sys::process;
 
-const PID: u64 = libc::CLONE_NEWPID as u64;
-const USER: u64 = libc::CLONE_NEWUSER as u64;
+pub(super) const PID: u64 = libc::CLONE_NEWPID as u64;
+pub(super) const USER: u64 = libc::CLONE_NEWUSER as u64;
 const UTS: u64 = libc::CLONE_NEWUTS as u64;
 
 /// A start that would be less confined than asked for is refused before anything is made.
 pub(super) fn refuse_unsupported(launch: &Launch) -> Result<(), Failure> {
     let joins = |kind| launch.join.iter().any(|namespace| namespace.kind == kind);
     if launch.create & USER != 0 || joins(USER) {
-        return Err(Failure::plain("user namespaces are not supported by this runtime".into(), libc::ENOTSUP));
+        // It has to be entered before, and on another way.
+        return Err(Failure::plain("a user namespace is not joined or made like others".into(), libc::EINVAL));
     }
     if launch.hostname.is_some() && launch.create & UTS == 0 {
         return Err(Failure::plain("a hostname needs a UTS namespace of its own".into(), libc::EINVAL));
@@ -73,30 +74,35 @@ pub(super) fn fork(launch: &Launch, cgroup: Option<BorrowedFd<'_>>) -> Result<i3
     let own = sys::open(Path::new("/proc/self/ns/pid"), libc::O_RDONLY).doing(doing)?;
     let namespace = sys::open(&joined.path, libc::O_RDONLY).doing(doing)?;
     process::setns(namespace.as_fd(), PID).doing(doing)?;
-    let pid = forked_into(cgroup);
+    let pid = forked_into(0, cgroup);
     if !matches!(pid, Ok(0)) {
         process::setns(own.as_fd(), PID).doing(|| "returning to the shim's pid namespace".into())?;
     }
     pid
 }
 
-fn forked_into(cgroup: Option<BorrowedFd<'_>>) -> Result<i32, Failure> {
+pub(super) fn forked_into(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<i32, Failure> {
     // SAFETY: the shim never has a second thread.
-    unsafe { process::fork(0, cgroup) }.map_err(|error| match error.raw_os_error() {
+    unsafe { process::fork(flags, cgroup) }.map_err(|error| match error.raw_os_error() {
         // The pid namespace's first process has ended: nothing can be started in it any more.
         Some(libc::ENOMEM) => Failure::plain("starting a process: its pid namespace has ended".into(), libc::ESRCH),
         errno => Failure::new("starting a process".into(), errno.unwrap_or_default()),
     })
 }
 
-/// Enters what is left of cgroups and namespaces, then creates the new ones: a cgroup namespace begins at the cgroup
-/// its creator is in.
-pub(super) fn enter(launch: &Launch, entered: Option<usize>) -> Result<(), Failure> {
+/// Enters what is left of the cgroups.
+pub(super) fn cgroups(launch: &Launch, entered: Option<usize>) -> Result<(), Failure> {
     for (_, file) in launch.cgroups.iter().enumerate().filter(|(index, _)| Some(*index) != entered) {
         let doing = || format!("entering cgroup {}", file.display());
         let opened = sys::open(file, libc::O_WRONLY).doing(doing)?;
         sys::write_value(opened.as_fd(), b"0").doing(doing)?;
     }
+    Ok(())
+}
+
+/// Enters what is left of the namespaces, then creates the new ones: a cgroup namespace begins at the cgroup its
+/// creator is in.
+pub(super) fn enter(launch: &Launch) -> Result<(), Failure> {
     // All are opened before the first is entered: afterwards the paths may mean something else.
     let mut opened = Vec::new();
     for namespace in launch.join.iter().filter(|namespace| namespace.kind != PID) {

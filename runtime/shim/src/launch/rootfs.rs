@@ -9,15 +9,22 @@ use std::path::Path;
 use shim::plan::Root;
 
 use super::inside::{Inside, Missing};
-use super::{Doing, Failure, hidden, mounts, nodes};
+use super::{Doing, Failure, hidden, identity, mounts, nodes};
 use crate::sys;
 use crate::sys::mounts::{attach, change, clone_tree, detach_here, pivot_here, propagate};
 use crate::sys::process;
 
 /// Mounts everything below the new root and makes it `/`. Read-only comes last, with [`finish`].
-pub(super) fn build(root: &Root) -> Result<(), Failure> {
+///
+/// Sources are found first, with what are still the host's ids: in a user namespace its root may not look into the
+/// host's closed directories, and only its root can make things in the container's.
+pub(super) fn build(root: &Root, in_users: bool) -> Result<(), Failure> {
     let inside = Inside::of(prepare(root)?);
-    root.mounts.iter().try_for_each(|mount| mounts::mount(&inside, mount))?;
+    let sources = root.mounts.iter().map(mounts::source).collect::<Result<Vec<_>, _>>()?;
+    if in_users {
+        identity::become_root()?;
+    }
+    root.mounts.iter().zip(sources).try_for_each(|(mount, source)| mounts::mount(&inside, mount, source))?;
     root.devices.iter().try_for_each(|device| nodes::device(&inside, device))?;
     root.links.iter().try_for_each(|(target, path)| nodes::link(&inside, target, path))?;
     hidden::mask(&inside, &root.masked)?;

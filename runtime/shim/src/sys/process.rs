@@ -28,12 +28,15 @@ struct CloneArguments {
 /// `CLONE_INTO_CGROUP`
 const INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// Forks with `CLONE_NEW*` flags, straight into a cgroup v2 directory if one is given. 0 in the child.
+/// Forks with `CLONE_NEW*` flags or `CLONE_PARENT` (a sibling), straight into a cgroup v2 directory if one is given.
+/// 0 in the child.
 ///
 /// # Safety
 /// The process must have a single thread.
 pub(crate) unsafe fn fork(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<i32> {
-    let mut arguments = CloneArguments { flags, exit_signal: libc::SIGCHLD as u64, ..Default::default() };
+    // A sibling ends with the signal that we would end with.
+    let exit_signal = if flags & libc::CLONE_PARENT as u64 == 0 { libc::SIGCHLD as u64 } else { 0 };
+    let mut arguments = CloneArguments { flags, exit_signal, ..Default::default() };
     if let Some(cgroup) = cgroup {
         arguments.flags |= INTO_CGROUP;
         arguments.cgroup = cgroup.as_raw_fd() as u64;

@@ -10,7 +10,7 @@ use shim::plan;
 use super::{LaunchError, LaunchFacts};
 
 /// Mounts of one entry of the spec: one, except for the cgroup file systems.
-pub(super) fn mounts(mount: &Mount, facts: &LaunchFacts<'_>) -> Result<Vec<plan::Mount>, LaunchError> {
+pub(super) fn mounts(mount: &Mount, facts: &LaunchFacts<'_>, in_users: bool) -> Result<Vec<plan::Mount>, LaunchError> {
     let parsed = parse(mount)?;
     let source = match mount.source() {
         Some(source) => c_path(source)?,
@@ -18,7 +18,7 @@ pub(super) fn mounts(mount: &Mount, facts: &LaunchFacts<'_>) -> Result<Vec<plan:
     };
     let fstype = mount.typ().clone().unwrap_or_default();
     if fstype == "cgroup" {
-        return cgroup(mount.destination(), &parsed, facts);
+        return cgroup(mount.destination(), &parsed, facts, in_users);
     }
     let fstype = CString::new(fstype).map_err(|_| LaunchError::NulByte("a file system type"))?;
     Ok(vec![plan::Mount {
@@ -33,7 +33,12 @@ pub(super) fn mounts(mount: &Mount, facts: &LaunchFacts<'_>) -> Result<Vec<plan:
 }
 
 /// On v2 the one file system; on v1 the host's directory of hierarchies, and in each the container's own group.
-fn cgroup(target: &Path, parsed: &Parsed, facts: &LaunchFacts<'_>) -> Result<Vec<plan::Mount>, LaunchError> {
+fn cgroup(
+    target: &Path,
+    parsed: &Parsed,
+    facts: &LaunchFacts<'_>,
+    in_users: bool,
+) -> Result<Vec<plan::Mount>, LaunchError> {
     if facts.cgroup_binds.is_empty() {
         return Ok(vec![plan::Mount {
             source: c"cgroup".to_owned(),
@@ -48,7 +53,18 @@ fn cgroup(target: &Path, parsed: &Parsed, facts: &LaunchFacts<'_>) -> Result<Vec
         Ok(plan::Mount { source: c_path(source)?, target, flags, propagation: libc::MS_PRIVATE, ..Default::default() })
     };
     // Not recursive: it brings the names (and links such as cpu -> cpu,cpuacct), empty, and is never writable.
-    let names = bind(Path::new("/sys/fs/cgroup"), target.to_owned(), libc::MS_RDONLY);
+    // In a user namespace the kernel shows no directory without what is mounted in it: there they are made anew.
+    let names = match in_users {
+        false => bind(Path::new("/sys/fs/cgroup"), target.to_owned(), libc::MS_RDONLY),
+        true => Ok(plan::Mount {
+            source: c"tmpfs".to_owned(),
+            target: target.to_owned(),
+            fstype: c"tmpfs".to_owned(),
+            flags: parsed.flags & !libc::MS_RDONLY,
+            data: c"mode=755,size=64k".to_owned(),
+            ..plan::Mount::default()
+        }),
+    };
     let groups = facts.cgroup_binds.iter().filter_map(|group| {
         let name = group.target.strip_prefix("/sys/fs/cgroup").ok()?;
         Some(bind(&group.source, target.join(name), 0))

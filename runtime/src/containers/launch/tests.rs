@@ -1,11 +1,15 @@
 use super::*;
 use crate::cgroups::{CgroupPath, Version};
 use crate::containers::spec::{Request, build};
-use crate::containers::{DeviceFacts, HostFacts, Identity, ImageDefaults, SandboxFacts, SandboxNamespaces};
+use crate::containers::{DeviceFacts, HostFacts, Identity, ImageDefaults, SandboxFacts, SandboxNamespaces, UserIds};
 use cri_proto::v1;
 use expect_test::expect;
 
 fn spec(change: impl FnOnce(&mut v1::ContainerConfig)) -> Spec {
+    spec_in(None, change)
+}
+
+fn spec_in(user: Option<UserIds>, change: impl FnOnce(&mut v1::ContainerConfig)) -> Spec {
     let security = v1::LinuxContainerSecurityContext {
         masked_paths: vec!["/proc/kcore".into()],
         readonly_paths: vec!["/proc/sys".into()],
@@ -19,8 +23,8 @@ fn spec(change: impl FnOnce(&mut v1::ContainerConfig)) -> Spec {
         ..Default::default()
     };
     change(&mut config);
-    let sandbox =
-        SandboxFacts { namespaces: SandboxNamespaces::of_process(42), hostname: "pod".into(), ..Default::default() };
+    let namespaces = SandboxNamespaces { user, ..SandboxNamespaces::of_process(42) };
+    let sandbox = SandboxFacts { namespaces, hostname: "pod".into(), ..Default::default() };
     let built = build(&Request {
         id: "c1",
         sandbox_id: "s1",
@@ -63,6 +67,7 @@ fn a_container_becomes_numbers_and_masks() {
             oom_score_adj: Some(
                 0,
             ),
+            users: None,
             join: [
                 JoinNamespace {
                     kind: 1073741824,
@@ -172,6 +177,7 @@ fn an_exec_is_as_confined_as_the_container_and_joins_all_it_has() {
             oom_score_adj: Some(
                 0,
             ),
+            users: None,
             join: [
                 JoinNamespace {
                     kind: 134217728,
@@ -291,4 +297,20 @@ fn namespaces_of_users_are_refused() {
     user.set_typ(Kind::User);
     spec.linux_mut().as_mut().unwrap().set_namespaces(Some(vec![user]));
     assert!(matches!(container(&spec, &facts(&programs)), Err(LaunchError::Namespace(Kind::User))));
+}
+
+#[test]
+fn a_pods_user_namespace_is_entered_on_its_own_way_by_the_container_and_by_every_exec() {
+    let ids = UserIds { path: "/s/user".into(), uid: 65_536, gid: 131_072, length: 65_536 };
+    let spec = spec_in(Some(ids), |_| {});
+    let programs = Programs::default();
+    let launch = container(&spec, &facts(&programs)).unwrap();
+    let want = |path: &str| Some(plan::UserNamespace { path: path.into(), uid: 65_536, gid: 131_072 });
+    assert_eq!(launch.users, want("/s/user"));
+    assert!(launch.join.iter().all(|join| join.kind != Kind::User as u64));
+    let root = launch.root.unwrap();
+    let cgroup = root.mounts.iter().find(|mount| mount.target == Path::new("/sys/fs/cgroup")).unwrap();
+    assert_eq!(cgroup.fstype, c"tmpfs".to_owned(), "the kernel would not show the host's without what lies on it");
+    let request = ExecRequest { init_pid: 7, command: &["sh".to_owned()], terminal: None };
+    assert_eq!(exec(&spec, &request, &facts(&programs)).unwrap().users, want("/proc/7/ns/user"));
 }

@@ -20,7 +20,8 @@ pub(super) struct LayerView {
 
 /// Gives implied folders in the mounted `root` owner and mode of the highest layer that says something about them.
 /// `layers` are highest first. Folders that the writable layer has already are left alone: they are the container's.
-pub(super) fn restore(layers: &[LayerView], upper: &Path, root: &Path) -> io::Result<()> {
+/// `base` is what user and group 0 of the container are in `root`.
+pub(super) fn restore(layers: &[LayerView], upper: &Path, root: &Path, base: (u32, u32)) -> io::Result<()> {
     let paths: BTreeSet<&String> = layers.iter().flat_map(|layer| &layer.implied).filter(|p| !p.is_empty()).collect();
     if paths.is_empty() {
         return Ok(());
@@ -34,8 +35,9 @@ pub(super) fn restore(layers: &[LayerView], upper: &Path, root: &Path) -> io::Re
         // Hidden by a higher layer, or something else there: nothing to set.
         let Ok(folder) = tree::open_plain(&root, path.as_bytes(), OFlags::DIRECTORY | OFlags::RDONLY) else { continue };
         let now = rustix::fs::fstat(&folder)?;
-        if (now.st_mode, now.st_uid, now.st_gid) != (wanted.st_mode, wanted.st_uid, wanted.st_gid) {
-            rustix::fs::fchown(&folder, Some(Uid::from_raw(wanted.st_uid)), Some(Gid::from_raw(wanted.st_gid)))?;
+        let (uid, gid) = (wanted.st_uid.saturating_add(base.0), wanted.st_gid.saturating_add(base.1));
+        if (now.st_mode, now.st_uid, now.st_gid) != (wanted.st_mode, uid, gid) {
+            rustix::fs::fchown(&folder, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
             rustix::fs::fchmod(&folder, Mode::from_raw_mode(wanted.st_mode & 0o7777))?;
         }
     }

@@ -4,6 +4,7 @@
 //! remove it. The writable layer lives as long as the boot: Kubernetes never starts a container again after a reboot.
 
 mod implied;
+mod mapped;
 mod mount;
 
 use std::fs::{self, DirBuilder};
@@ -21,6 +22,7 @@ use super::layers::tree;
 use super::store::disk::{self, SnapshotRecord};
 use super::store::paths::Paths;
 use super::store::{ImageStore, Inner};
+use crate::containers::UserIds;
 
 /// A container's root file system, mounted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +49,16 @@ impl ImageStore {
     /// Fails when the image was removed meanwhile, when `container_id` has a snapshot of another image, or when the
     /// kernel refuses the mount.
     pub async fn prepare_snapshot(&self, container_id: &str, image: &Image) -> Result<Snapshot, ImageError> {
+        self.prepare_snapshot_for(container_id, image, None).await
+    }
+
+    /// Like [`Self::prepare_snapshot`], for a container whose user namespace has these ids.
+    pub async fn prepare_snapshot_for(
+        &self,
+        container_id: &str,
+        image: &Image,
+        users: Option<UserIds>,
+    ) -> Result<Snapshot, ImageError> {
         let id = checked(container_id)?;
         let record = SnapshotRecord {
             image: image.id.clone(),
@@ -56,7 +68,7 @@ impl ImageStore {
         let lock = self.0.snapshot_locks.lock(&id).await;
         self.blocking("preparing a snapshot", move |inner| {
             let _lock = lock;
-            prepare(inner, &id, record)
+            prepare(inner, &id, record, users.as_ref())
         })
         .await
     }
@@ -117,16 +129,21 @@ fn checked(id: &str) -> Result<String, ImageError> {
     if good { Ok(id.to_owned()) } else { Err(ImageError::BadSnapshotId(id.chars().take(140).collect())) }
 }
 
-fn prepare(inner: &Arc<Inner>, id: &str, record: SnapshotRecord) -> Result<Snapshot, ImageError> {
+fn prepare(
+    inner: &Arc<Inner>,
+    id: &str,
+    record: SnapshotRecord,
+    users: Option<&UserIds>,
+) -> Result<Snapshot, ImageError> {
     let folder = inner.paths.snapshot(id);
     let snapshot = Snapshot { root: folder.join("root"), upper: folder.join("upper") };
     let before = claim(inner, id, &record)?;
     if before.as_ref().is_some_and(|before| before.boot != record.boot) {
         discard(&inner.paths, id)?;
     }
-    let made = make(inner, &folder, &record)
-        .and_then(|()| mount_if_needed(inner, id, &record, &snapshot))
-        .and_then(|()| restore_implied(inner, &record, &snapshot));
+    let made = make(inner, &folder, &record, users)
+        .and_then(|()| mount_if_needed(inner, id, &record, &snapshot, users))
+        .and_then(|()| restore_implied(inner, &record, &snapshot, users));
     if made.is_err() && before.is_none() && discard(&inner.paths, id).is_ok() {
         inner.state().snapshots.remove(id);
     }
@@ -152,7 +169,7 @@ fn claim(inner: &Inner, id: &str, record: &SnapshotRecord) -> Result<Option<Snap
 }
 
 /// Makes the folders; `root` last, so that its presence means that all are there.
-fn make(inner: &Inner, folder: &Path, record: &SnapshotRecord) -> Result<(), ImageError> {
+fn make(inner: &Inner, folder: &Path, record: &SnapshotRecord, users: Option<&UserIds>) -> Result<(), ImageError> {
     if folder.join("root").is_dir() {
         return Ok(());
     }
@@ -160,7 +177,7 @@ fn make(inner: &Inner, folder: &Path, record: &SnapshotRecord) -> Result<(), Ima
     let path = folder.join("snapshot.json");
     disk::write_unsynced(&path, record).map_err(ImageError::store("writing", path))?;
     make_folder(&folder.join("upper"), 0o755)?;
-    copy_root_attributes(inner, &record.layers, &folder.join("upper"))?;
+    copy_root_attributes(inner, &record.layers, &folder.join("upper"), base(users))?;
     make_folder(&folder.join("work"), 0o700)?;
     make_folder(&folder.join("root"), 0o700)
 }
@@ -175,19 +192,38 @@ fn make_folder(path: &Path, mode: u32) -> Result<(), ImageError> {
 
 /// The writable layer's own top is what the container sees as `/`: it takes owner and mode from the highest layer that
 /// says something about them.
-fn copy_root_attributes(inner: &Inner, layers: &[DiffId], upper: &Path) -> Result<(), ImageError> {
+fn copy_root_attributes(
+    inner: &Inner,
+    layers: &[DiffId],
+    upper: &Path,
+    (uid, gid): (u32, u32),
+) -> Result<(), ImageError> {
+    let own = || std::os::unix::fs::chown(upper, Some(uid), Some(gid));
+    own().map_err(ImageError::store("setting the owner of", upper))?;
     let says = |layer: &&DiffId| inner.state().layers.get(*layer).is_some_and(|layer| !layer.implied.contains(""));
     let Some(layer) = layers.iter().rev().find(says) else { return Ok(()) };
     let content = inner.paths.layer_content(layer);
     let attributes = fs::metadata(&content).map_err(ImageError::store("reading", content))?;
     let copy = || {
-        std::os::unix::fs::chown(upper, Some(attributes.uid()), Some(attributes.gid()))?;
+        let (uid, gid) = (attributes.uid().saturating_add(uid), attributes.gid().saturating_add(gid));
+        std::os::unix::fs::chown(upper, Some(uid), Some(gid))?;
         fs::set_permissions(upper, attributes.permissions())
     };
     copy().map_err(ImageError::store("setting the owner of", upper))
 }
 
-fn mount_if_needed(inner: &Inner, id: &str, record: &SnapshotRecord, snapshot: &Snapshot) -> Result<(), ImageError> {
+/// What 0 of a container is on disk: the writable layer holds the host's ids.
+fn base(users: Option<&UserIds>) -> (u32, u32) {
+    users.map_or((0, 0), |users| (users.uid, users.gid))
+}
+
+fn mount_if_needed(
+    inner: &Inner,
+    id: &str,
+    record: &SnapshotRecord,
+    snapshot: &Snapshot,
+    users: Option<&UserIds>,
+) -> Result<(), ImageError> {
     let failed = |source| ImageError::Mount { id: id.to_owned(), source };
     if mount::is_mounted(&snapshot.root).map_err(failed)? {
         return Ok(());
@@ -199,18 +235,27 @@ fn mount_if_needed(inner: &Inner, id: &str, record: &SnapshotRecord, snapshot: &
         [] => vec![inner.paths.empty()],
         layers => unique(layers).iter().map(|layer| inner.paths.layer_content(layer)).collect(),
     };
-    mount::overlay(&lower, &snapshot.upper, &work, &snapshot.root).map_err(failed)
+    match users {
+        None => mount::overlay(&lower, &snapshot.upper, &work, &snapshot.root),
+        Some(users) => mapped::overlay(&lower, &snapshot.upper, &work, &snapshot.root, &users.path),
+    }
+    .map_err(failed)
 }
 
 /// See [`implied`]. A crash before the end is made good by the next [`prepare`].
-fn restore_implied(inner: &Inner, record: &SnapshotRecord, snapshot: &Snapshot) -> Result<(), ImageError> {
+fn restore_implied(
+    inner: &Inner,
+    record: &SnapshotRecord,
+    snapshot: &Snapshot,
+    users: Option<&UserIds>,
+) -> Result<(), ImageError> {
     let views: Vec<LayerView> = {
         let state = inner.state();
         let implied = |layer| state.layers.get(layer).map(|layer| layer.implied.clone()).unwrap_or_default();
         let view = |layer| LayerView { content: inner.paths.layer_content(layer), implied: implied(layer) };
         unique(&record.layers).into_iter().map(view).collect()
     };
-    implied::restore(&views, &snapshot.upper, &snapshot.root)
+    implied::restore(&views, &snapshot.upper, &snapshot.root, base(users))
         .map_err(ImageError::store("setting owners of folders in", &snapshot.root))
 }
 
