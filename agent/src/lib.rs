@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! sources --Desired--> workloads --Desired with their pods--> pods --PodView--> workloads, server, proxy
-//! observe --ObservedPods--> pods            proxy --Transaction--> netfilter
+//! observe --ObservedPods--> pods            source --Snapshot--> proxy --Transaction--> netfilter
 //! probes  --ProbeResults--> pods            pods, images, volumes --Event--> events
 //! ```
 //!

@@ -19,6 +19,7 @@ mod name; // names that become comments and hashes
 mod select; // which endpoints a service port sends to
 
 pub mod apply; // into the kernel, through the iptables programs
+pub mod conntrack; // connections that lead where no service does any more
 mod hash; // chain names
 pub mod iptables;
 pub mod nft; // the same for the nftables back end // rules, rulesets and transactions of the iptables back end

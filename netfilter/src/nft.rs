@@ -4,6 +4,7 @@
 //! removes an element instead of rewriting a chain. Names are those of kube-proxy's nftables mode.
 
 mod base; // what no service changes
+mod census; // how much of everything there is
 mod fake; // a table that takes transactions like the kernel
 mod found; // what an earlier run or kube-proxy left
 mod object; // the table's sets and maps, its chains
@@ -11,6 +12,7 @@ mod ruleset; // everything together
 mod service; // chains and elements of one service port
 mod transaction; // from one ruleset to the next
 
+pub use census::Census;
 pub use fake::{Fake, Refused};
 pub use found::Found;
 pub use object::{Chain, Element, Object, Set, TABLE};

@@ -81,6 +81,15 @@ impl Embedded {
         self.pulls.all()
     }
 
+    /// Writes the pod network's packet rules again if somebody took them away, as a firewall does that is reloaded. Two
+    /// processes at most.
+    ///
+    /// # Errors
+    /// The tools failed, or a kernel parameter cannot be set.
+    pub async fn ensure_network_rules(&self) -> Result<(), cni::NetworkError> {
+        self.core.network.ensure_rules().await
+    }
+
     /// Lets go of everything without touching a container: what an agent does that will be back.
     pub async fn detach(&self) {
         self.core.stop.cancel();

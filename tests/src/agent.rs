@@ -311,6 +311,7 @@ impl Agent {
         let child = command
             .args(self.arguments())
             .args(&self.flags)
+            .env("PATH", self.search_path())
             .arg("--import")
             .arg(busybox()?)
             .arg(self.place.path("manifests"))
@@ -321,6 +322,16 @@ impl Agent {
             .context("starting longshore run")?;
         self.child = Some(child);
         self.wait("the agent's socket", Duration::from_secs(20), |agent| Ok(agent.pods().is_ok().then_some(())))
+    }
+
+    /// Other flags from the next start on.
+    pub fn set_flags(&mut self, flags: &[&str]) {
+        self.flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+    }
+
+    fn search_path(&self) -> String {
+        let inherited = std::env::var("PATH").unwrap_or_default();
+        format!("{}:{inherited}", self.place.path("bin").display())
     }
 
     /// The flags that keep this agent apart from every other.

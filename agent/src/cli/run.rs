@@ -1,7 +1,7 @@
 //! `longshore run`: the whole agent in the foreground, with manifests as its source.
 
 use std::io::Read;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use ipnet::{IpNet, Ipv4Net};
 use jiff::Timestamp;
+use netfilter::LocalTraffic;
 use runtime::images::{ImageRef, PullProgress, RegistryConfig};
 use runtime::{Embedded, Instance, NetworkConfig, Options};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -72,9 +73,18 @@ pub(super) struct RunArgs {
     /// Where the addresses of Services come from that ask for none.
     #[arg(long, default_value = "10.96.0.0/12", value_name = "CIDR")]
     service_cidr: Ipv4Net,
-    /// `off` leaves the kernel's Service rules to another program.
-    #[arg(long, default_value = "iptables", value_parser = ["iptables", "off"])]
-    proxy: String,
+    /// How Services get into the kernel; `off` leaves that to another program.
+    #[arg(long, alias = "proxy", default_value = "iptables", value_parser = ["iptables", "nftables", "off"])]
+    proxy_mode: String,
+    /// On which of the node's addresses node ports answer: ranges, or `primary`; all of them where none is given.
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    nodeport_addresses: Vec<String>,
+    /// Where the proxy's /healthz and /livez answer; kube-proxy's is 0.0.0.0:10256. Off where it is not given.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    proxy_healthz_bind_address: Option<SocketAddr>,
+    /// Where the proxy's /metrics answer; kube-proxy's is 127.0.0.1:10249. Off where it is not given.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    proxy_metrics_bind_address: Option<SocketAddr>,
     /// Name server for pods with dnsPolicy ClusterFirst; without one they use the node's.
     #[arg(long, value_name = "ADDRESS")]
     cluster_dns: Vec<IpAddr>,
@@ -158,14 +168,14 @@ pub(super) async fn run(args: RunArgs, run_dir: PathBuf) -> anyhow::Result<ExitC
         }));
     }
     let proxy_stop = CancellationToken::new();
-    let proxy = (args.proxy != "off").then(|| {
-        let settings = proxy::Settings {
-            node_name: config.node_name.clone(),
-            node_ips: config.network.node_ips.clone(),
-            pod_cidr: config.network.pod_cidr,
-        };
-        let (desired, views) = (desired.clone(), handle.views.clone());
-        tokio::spawn(proxy::run(desired, views, settings, recorder.clone(), shown_services, proxy_stop.clone()))
+    let turns = proxy::Turns::default();
+    let guard = node::firewall::guard(runtime.clone(), turns.clone(), recorder.clone(), stop.clone());
+    tasks.push(tokio::spawn(guard));
+    let proxy = proxy_settings(&args, &config, turns)?.map(|settings| {
+        let source = proxy::standalone::snapshots(desired.clone(), handle.views.clone(), config.node_name.clone());
+        let (snapshots, following) = source;
+        tasks.push(tokio::spawn(until(stop.clone(), following)));
+        tokio::spawn(proxy::run(snapshots, settings, recorder.clone(), shown_services, proxy_stop.clone()))
     });
     let shown = tokio::spawn(live::show(handle.views.clone(), recorder.clone(), service_lines(&desired, &handle)));
 
@@ -176,9 +186,14 @@ pub(super) async fn run(args: RunArgs, run_dir: PathBuf) -> anyhow::Result<ExitC
     // Pods that end now are not to be replaced.
     workloads_stop.cancel();
     let whole = end(&args, &handle, &mut ends, &recorder).await;
-    proxy_stop.cancel();
-    if let Some(proxy) = proxy {
-        drain(proxy).await;
+    match proxy {
+        Some(proxy) if whole => {
+            proxy_stop.cancel();
+            drain(proxy).await;
+        }
+        // Pods that stay keep their Services.
+        Some(proxy) => proxy.abort(),
+        None => {}
     }
     stop.cancel();
     node.stop().await;
@@ -410,6 +425,29 @@ fn service_lines(desired: &watch::Receiver<Arc<Desired>>, handle: &Handle) -> li
         let rows = desired.objects.services.iter();
         super::render::services(rows.map(|(name, service)| (&**service, proxy::ready_count(name, service, &views))))
     })
+}
+
+/// `None` when Services are another program's.
+fn proxy_settings(args: &RunArgs, config: &Config, turns: proxy::Turns) -> anyhow::Result<Option<proxy::Settings>> {
+    let mode = match args.proxy_mode.as_str() {
+        "off" => return Ok(None),
+        "nftables" => proxy::Mode::Nftables,
+        _ => proxy::Mode::Iptables,
+    };
+    Ok(Some(proxy::Settings {
+        node_ips: config.network.node_ips.clone(),
+        mode,
+        local_traffic: vec![LocalTraffic::Cidr(config.network.pod_cidr)],
+        node_ports: proxy::NodePorts::parse(&args.nodeport_addresses).context("--nodeport-addresses")?,
+        healthz: args.proxy_healthz_bind_address,
+        metrics: args.proxy_metrics_bind_address,
+        turns,
+        ..proxy::Settings::new(&config.node_name)
+    }))
+}
+
+async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
+    stop.run_until_cancelled(work).await;
 }
 
 async fn report<E: std::error::Error + 'static>(work: impl Future<Output = Result<(), E>>, what: &str) {

@@ -13,6 +13,7 @@ mod addresses;
 mod cgroups;
 mod evictor;
 pub mod facts;
+pub mod firewall;
 mod lock;
 mod orphans;
 mod seams;

@@ -6,36 +6,59 @@ use std::num::NonZeroU16;
 
 use k8s_openapi::api::core::v1::{Pod, Service, ServicePort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use netfilter::Endpoint;
 
+use super::slice::{Group, Slice, SliceAddress, SlicePort};
 use crate::names::{ObjectName, PodUid};
 use crate::view::PodView;
 
-/// Endpoints of one port of a Service.
-pub(super) fn of_port(
+/// The pods of a Service on this node, as a control plane would write them into an EndpointSlice.
+pub(super) fn of_service(
     name: &ObjectName,
     service: &Service,
-    port: &ServicePort,
     views: &BTreeMap<PodUid, PodView>,
-) -> Vec<Endpoint> {
-    let publish = service.spec.as_ref().and_then(|spec| spec.publish_not_ready_addresses).unwrap_or(false);
-    selected(name, service, views)
-        .filter_map(|view| {
-            let ready = is_ready(view);
-            Some(Endpoint {
-                local: true,
-                ready: publish || (ready && !view.stopping),
-                serving: publish || ready,
-                terminating: view.stopping,
-                ..Endpoint::ready(address(view)?, target(port, &view.pod)?)
-            })
-        })
-        .collect()
+    node: &str,
+) -> Option<Slice> {
+    let spec = service.spec.as_ref()?;
+    spec.selector.as_ref().filter(|selector| !selector.is_empty())?;
+    let publish = spec.publish_not_ready_addresses.unwrap_or(false);
+    let mut groups = Vec::new();
+    for view in selected(name, service, views) {
+        let ports: Vec<_> = spec.ports.iter().flatten().filter_map(|port| slice_port(port, &view.pod)).collect();
+        let addresses: Vec<_> = addresses(view).map(|address| slice_address(view, address, publish, node)).collect();
+        // One group for each pod: the same port name may be another number in each.
+        if !ports.is_empty() && !addresses.is_empty() {
+            groups.push(Group { ports, addresses });
+        }
+    }
+    Some(Slice { service: name.clone(), groups, triggered: None })
+}
+
+fn slice_port(port: &ServicePort, pod: &Pod) -> Option<SlicePort> {
+    Some(SlicePort {
+        name: port.name.clone().unwrap_or_default(),
+        protocol: super::rows::protocol(port.protocol.as_deref())?,
+        number: target(port, pod)?,
+    })
+}
+
+fn slice_address(view: &PodView, address: IpAddr, publish: bool, node: &str) -> SliceAddress {
+    let ready = is_ready(view);
+    SliceAddress {
+        address,
+        ready: publish || (ready && !view.stopping),
+        serving: publish || ready,
+        terminating: view.stopping,
+        node: Some(node.to_owned()),
+        zone_hints: Vec::new(),
+        node_hints: Vec::new(),
+    }
 }
 
 /// How many pods a Service sends to, for people to see.
 pub fn ready_count(name: &ObjectName, service: &Service, views: &BTreeMap<PodUid, PodView>) -> usize {
-    selected(name, service, views).filter(|view| is_ready(view) && !view.stopping && address(view).is_some()).count()
+    selected(name, service, views)
+        .filter(|view| is_ready(view) && !view.stopping && addresses(view).next().is_some())
+        .count()
 }
 
 fn selected<'a>(
@@ -61,8 +84,11 @@ fn is_ready(view: &PodView) -> bool {
     conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-fn address(view: &PodView) -> Option<IpAddr> {
-    view.status.pod_ip.as_ref()?.parse().ok()
+/// One of each family where the pod has both.
+fn addresses(view: &PodView) -> impl Iterator<Item = IpAddr> {
+    let all = view.status.pod_ips.iter().flatten().map(|one| &one.ip);
+    let first = view.status.pod_ip.iter().filter(|_| view.status.pod_ips.is_none());
+    first.chain(all).filter_map(|ip| ip.parse().ok())
 }
 
 /// `targetPort`: a number, or the name of a port of one of the pod's containers; the Service's own port by default.
@@ -108,10 +134,17 @@ mod tests {
 
     fn endpoints(spec: Value, views: &BTreeMap<PodUid, PodView>) -> Vec<(u16, bool, bool, bool)> {
         let service: Service = serde_json::from_value(json!({"spec": spec})).unwrap();
-        let port = service.spec.as_ref().unwrap().ports.as_ref().unwrap()[0].clone();
-        of_port(&ObjectName::new("default", "s"), &service, &port, views)
-            .iter()
-            .map(|endpoint| (endpoint.port.get(), endpoint.ready, endpoint.serving, endpoint.terminating))
+        let slice = of_service(&ObjectName::new("default", "s"), &service, views, "n1");
+        let groups = slice.into_iter().flat_map(|slice| slice.groups);
+        groups
+            .flat_map(|group| {
+                let number = group.ports[0].number.get();
+                group
+                    .addresses
+                    .into_iter()
+                    .map(move |a| (number, a.ready, a.serving, a.terminating))
+                    .collect::<Vec<_>>()
+            })
             .collect()
     }
 

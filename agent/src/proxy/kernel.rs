@@ -1,12 +1,20 @@
-//! The kernel's rules of this node, and the right to change them.
+//! The kernel's rules of this node in both families, and the right to change them.
 
-use netfilter::apply::{ApplyError, Iptables};
-use netfilter::iptables::Jump;
-use netfilter::{Family, Model, Ruleset, Transaction};
+use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use netfilter::apply::ApplyError;
+use netfilter::conntrack;
+use netfilter::{Family, Model, NodeConfig};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::task::{JoinError, spawn_blocking};
+use tokio::time::Instant;
 
-use super::Settings;
 use super::owner::{Owner, Taken};
+use super::rules::{Rules, Written};
+use super::settings::Mode;
 
 /// Why the rules could not be changed.
 #[derive(Debug, thiserror::Error)]
@@ -14,59 +22,194 @@ pub(super) enum KernelError {
     /// Another agent works on the same chains.
     #[error(transparent)]
     Taken(#[from] Taken),
-    /// iptables refused.
+    /// The programs refused.
     #[error("programming Services")]
     Apply(#[from] ApplyError),
-    /// The thread that ran iptables is gone.
+    /// The thread that ran them is gone.
     #[error("waiting for iptables")]
     Lost(#[from] JoinError),
 }
 
 /// The rules as they were left, and the right to change them.
 pub(super) struct Kernel {
-    iptables: Iptables,
-    settings: Settings,
-    rules: Ruleset,
+    mode: Mode,
+    families: Vec<Rules>,
+    /// Families that this machine does not have.
+    absent: Vec<Family>,
+    turns: Turns,
     _owner: Owner,
 }
 
-impl Kernel {
-    /// Takes the chains over, whoever wrote what is in them.
-    pub(super) async fn open(settings: Settings) -> Result<Self, KernelError> {
-        spawn_blocking(|| {
-            let owner = Owner::take()?;
-            let iptables = Iptables::find(Family::V4)?;
-            let node = settings.node_config(iptables.knows_random_fully());
-            let rules = Ruleset::render(&Model::new(Family::V4), &node);
-            let found = iptables.save(None)?;
-            iptables.restore(&Transaction::takeover(&found, &rules))?;
-            // KUBE-FIREWALL is the kubelet's too and would stay behind; without localhost node ports it is empty.
-            let jumps: Vec<_> = Jump::missing_from(&found).into_iter().filter(Jump::is_ours_alone).collect();
-            iptables.ensure_jumps(&jumps)?;
-            Ok(Self { iptables, settings, rules, _owner: owner })
-        })
-        .await?
+/// The turn to write packet rules, and how many commits this agent has made: those that are not ours are somebody else's.
+/// Clones share it: one for all rooms of an agent that write rules.
+#[derive(Clone, Debug, Default)]
+pub struct Turns(Arc<Mutex<u32>>);
+
+impl Turns {
+    /// Waits for the turn.
+    pub(crate) async fn take(&self) -> OwnedMutexGuard<u32> {
+        self.0.clone().lock_owned().await
     }
 
-    /// Makes the rules those of `model`.
-    pub(super) async fn program(&mut self, model: Model) -> Result<(), KernelError> {
-        let node = self.settings.node_config(self.iptables.knows_random_fully());
-        let (old, iptables) = (self.rules.clone(), self.iptables.clone());
-        self.rules = spawn_blocking(move || {
-            let new = old.next(&model, &node);
-            iptables.restore(&Transaction::between(&old, &new))?;
-            Ok::<_, ApplyError>(new)
-        })
-        .await??;
-        Ok(())
+    fn try_take(&self) -> Option<OwnedMutexGuard<u32>> {
+        self.0.clone().try_lock_owned().ok()
+    }
+}
+
+/// What one family should have.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    /// Services and endpoints.
+    pub(super) model: Model,
+    /// What the node adds.
+    pub(super) node: NodeConfig,
+    /// What the kernel had before, to see which connections lead elsewhere now.
+    pub(super) before: Model,
+    /// The node's own addresses.
+    pub(super) addresses: Vec<IpAddr>,
+}
+
+/// What came of one family.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    /// Which one.
+    pub(super) family: Family,
+    /// How long it took.
+    pub(super) took: Duration,
+    /// What was written; `None` on a machine without this family.
+    pub(super) written: Result<Option<Written>, ApplyError>,
+    /// Connections that were forgotten and how long that took, or why they could not be.
+    pub(super) forgotten: Option<(std::io::Result<usize>, Duration)>,
+    /// How many rules there are now, in nat and in filter.
+    pub(super) rules: Option<[usize; 2]>,
+}
+
+impl Kernel {
+    /// Takes the right to write; nothing is written yet.
+    pub(super) fn open(mode: Mode, turns: Turns) -> Result<Self, KernelError> {
+        Ok(Self { mode, families: Vec::new(), absent: Vec::new(), turns, _owner: Owner::take()? })
+    }
+
+    /// Makes the rules those of `wanted`, whoever wrote what is there. A family that fails holds up no other.
+    pub(super) async fn program(mut self, wanted: Vec<Wanted>) -> Result<(Self, Vec<Outcome>), KernelError> {
+        let mut own = self.turns.take().await;
+        let work = move || {
+            self.families.iter_mut().for_each(|rules| rules.look(*own));
+            let outcomes: Vec<_> = wanted.iter().map(|wanted| self.program_one(wanted)).collect();
+            let count = |outcome: &Outcome| match &outcome.written {
+                Ok(Some(written)) => written.commits,
+                Ok(None) => Some(0),
+                Err(_) => None,
+            };
+            // What was taken over is looked at once more: whoever was writing then may have gone on.
+            let ours = outcomes.iter().map(count).sum::<Option<u32>>();
+            self.settle(&mut own, ours);
+            (self, outcomes)
+        };
+        Ok(spawn_blocking(work).await?)
+    }
+
+    /// After our own writing, with so many commits if they could be counted.
+    fn settle(&mut self, own: &mut u32, ours: Option<u32>) {
+        let made = self.families.iter().find_map(Rules::commits).unwrap_or_default();
+        *own = own.wrapping_add(made);
+        for rules in &mut self.families {
+            rules.settle(*own, ours);
+        }
+    }
+
+    fn program_one(&mut self, wanted: &Wanted) -> Outcome {
+        let (family, begin) = (wanted.model.family(), Instant::now());
+        let written = match self.rules(family) {
+            Ok(Some(rules)) => rules.program(&wanted.model, &wanted.node, begin).map(Some),
+            Ok(None) => Ok(None),
+            Err(error) => Err(error),
+        };
+        let took = begin.elapsed();
+        let forgotten = matches!(written, Ok(Some(_))).then(|| forget(wanted)).flatten();
+        let rules = self.families.iter().find(|rules| rules.family == family).and_then(Rules::rule_counts);
+        Outcome { family, took, written, forgotten, rules }
+    }
+
+    fn rules(&mut self, family: Family) -> Result<Option<&mut Rules>, ApplyError> {
+        let known = self.families.iter().any(|rules| rules.family == family);
+        if !known && !self.absent.contains(&family) {
+            match Rules::open(family, self.mode)? {
+                Some(rules) => self.families.push(rules),
+                None => self.absent.push(family),
+            }
+        }
+        Ok(self.families.iter_mut().find(|rules| rules.family == family))
+    }
+
+    /// Whether rules of ours were ever written for the family.
+    pub(super) fn has(&self, family: Family) -> bool {
+        self.families.iter().any(|rules| rules.family == family)
+    }
+
+    /// Whether somebody else may have changed our rules. Costs a system call for each family.
+    pub(super) fn is_suspect(&mut self) -> bool {
+        // Somebody in this agent is at it: what they do is known when they are done.
+        let Some(own) = self.turns.try_take() else { return false };
+        for rules in &mut self.families {
+            rules.look(*own);
+        }
+        self.families.iter().any(|rules| rules.is_suspect)
+    }
+
+    /// Everything is looked at when the next repair is due.
+    pub(super) fn suspect(&mut self) {
+        self.families.iter_mut().for_each(|rules| rules.is_suspect = true);
+    }
+
+    /// When something that the kernel refused is to be tried again.
+    pub(super) fn retry(&self) -> Option<Instant> {
+        self.families.iter().filter_map(Rules::retry).min()
+    }
+
+    /// Looks at everything and puts right what is not; says in how many families there was something.
+    pub(super) async fn repair(mut self) -> Result<(Self, Result<usize, ApplyError>), KernelError> {
+        let mut own = self.turns.take().await;
+        let work = move || {
+            let mut repaired = Ok(0);
+            for rules in self.families.iter_mut().filter(|rules| rules.is_suspect) {
+                match (rules.repair(), &mut repaired) {
+                    (Ok(done), Ok(count)) => *count += usize::from(done),
+                    (Err(error), Ok(_)) => repaired = Err(error),
+                    (_, Err(_)) => {}
+                }
+            }
+            // Whoever took rules away may not be done yet. With nothing to repair the last look stands, which was taken
+            // before the listing: what was written since will be seen.
+            if !matches!(repaired, Ok(0)) {
+                self.settle(&mut own, None);
+                self.suspect();
+            }
+            (self, repaired)
+        };
+        Ok(spawn_blocking(work).await?)
     }
 
     /// Removes every rule and chain that is ours.
     pub(super) async fn clean_up(self) -> Result<(), KernelError> {
-        spawn_blocking(move || {
-            let found = self.iptables.save(None)?;
-            Ok(self.iptables.restore(&Transaction::cleanup(&found))?)
-        })
-        .await?
+        Ok(spawn_blocking(move || self.families.iter().try_for_each(Rules::clean_up)).await??)
     }
+}
+
+fn forget(wanted: &Wanted) -> Option<(std::io::Result<usize>, Duration)> {
+    let begin = Instant::now();
+    let stale = conntrack::Wanted::between(&wanted.before, &wanted.model, &wanted.addresses)?;
+    Some((stale.forget_stale(), begin.elapsed()))
+}
+
+/// A kube-proxy in this network namespace, by its process number.
+pub(super) fn kube_proxy() -> Option<u32> {
+    let namespace = |process: &str| std::fs::metadata(format!("/proc/{process}/ns/net")).ok().map(|file| file.ino());
+    let own = namespace("self")?;
+    let processes = std::fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let is_one = |process: &String| {
+        let name = std::fs::read_to_string(format!("/proc/{process}/comm")).unwrap_or_default();
+        name.trim_end() == "kube-proxy" && namespace(process) == Some(own)
+    };
+    processes.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())).find(is_one)?.parse().ok()
 }

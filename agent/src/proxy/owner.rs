@@ -15,7 +15,7 @@ pub struct Owner {
 
 /// Another agent works on the same chains.
 #[derive(Debug, thiserror::Error)]
-#[error("another longshore already programs the Services of this machine; run this one without Services")]
+#[error("another longshore already programs the Services of this machine; run this one with --proxy-mode=off")]
 pub struct Taken {
     #[from]
     source: io::Error,

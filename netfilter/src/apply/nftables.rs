@@ -3,7 +3,7 @@
 use super::run::{Command, Output, message};
 use super::{ApplyError, LONG_OUTPUT, RESTORE_DEADLINE, SAVE_DEADLINE, SHORT_DEADLINE, SHORT_OUTPUT, Version, find};
 use crate::Family;
-use crate::nft::{Batch, Found, TABLE, Transaction};
+use crate::nft::{Batch, Census, Found, TABLE, Transaction};
 use std::thread;
 use std::time::Duration;
 
@@ -52,10 +52,22 @@ impl Nft {
     /// # Errors
     /// If the program failed or took too long.
     pub fn found(&self, family: Family) -> Result<Option<Found>, ApplyError> {
-        let command = Command::new(self.program, &["--terse", "list", "table", ip(family), TABLE]);
+        Ok(self.list("--terse", family)?.map(|listing| Found::parse(&listing)))
+    }
+
+    /// How much there is in the table of a family: costs more than [`Nft::found`], as everything is listed.
+    ///
+    /// # Errors
+    /// If the program failed or took too long.
+    pub fn census(&self, family: Family) -> Result<Option<Census>, ApplyError> {
+        Ok(self.list("--numeric", family)?.map(|listing| Census::parse(&listing)))
+    }
+
+    fn list(&self, how: &'static str, family: Family) -> Result<Option<String>, ApplyError> {
+        let command = Command::new(self.program, &[how, "list", "table", ip(family), TABLE]);
         let output = command.run(SAVE_DEADLINE, LONG_OUTPUT)?;
         match output.success {
-            true => Ok(Some(Found::parse(&output.stdout))),
+            true => Ok(Some(output.stdout)),
             false if output.stderr.contains("No such file or directory") => Ok(None),
             false => Err(command.unsuccessful(&output)),
         }

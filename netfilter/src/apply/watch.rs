@@ -43,6 +43,17 @@ pub struct Watch {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fingerprint(Seen);
 
+impl Fingerprint {
+    /// How many commits of nftables were made since `earlier`, by anybody; `None` where nobody counts. Each section of
+    /// iptables-restore and each run of nft is one: if there were more than one's own, somebody else wrote too.
+    pub fn commits_since(self, earlier: Self) -> Option<u32> {
+        match (self.0, earlier.0) {
+            (Seen::Generation(now), Seen::Generation(then)) => Some(now.wrapping_sub(then)),
+            _ => None,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Seen {
     /// The number of the last commit of nftables, by whichever program.

@@ -24,7 +24,7 @@ pub(super) fn run(args: &CleanupArgs) -> Result<ExitCode> {
     let owner = Owner::take();
     if let (false, Err(owner::Taken { .. })) = (args.force, &owner) {
         bail!(
-            "an agent programs Services here: stop it, or run it with --proxy=off, before its rules go (--force removes them all the same)"
+            "an agent programs Services here: stop it, or run it with --proxy-mode=off, before its rules go (--force removes them all the same)"
         );
     }
     let (mut removed, mut failed) = (Vec::new(), Vec::new());

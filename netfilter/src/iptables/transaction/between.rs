@@ -250,7 +250,9 @@ impl Ruleset {
         }
     }
 
-    pub(super) fn serves_localhost(&self) -> bool {
+    /// Whether node ports answer on 127.0.0.1, so that somebody has to guard it: see
+    /// [`NodeConfig::localhost_node_ports`](crate::NodeConfig::localhost_node_ports).
+    pub fn serves_localhost(&self) -> bool {
         let has_rule = |(_, chain): &(Table, Chain)| &*chain.name == "KUBE-FIREWALL";
         self.base.as_ref().is_some_and(|base| base.fixed.iter().any(has_rule))
     }

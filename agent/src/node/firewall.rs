@@ -1,0 +1,81 @@
+//! Keeps the pod network's packet rules in place: a firewall that is reloaded takes them away with everything else.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use netfilter::Family;
+use netfilter::apply::{Fingerprint, Iptables, Watch};
+use runtime::Embedded;
+use tokio::task::spawn_blocking;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::errors::chain;
+use crate::events::{About, EventType, Recorder};
+use crate::proxy::Turns;
+
+/// How often the tables are asked whether somebody wrote: one system call.
+const LOOK: Duration = Duration::from_millis(300);
+/// The least time between two times that the rules are written, whoever else keeps writing.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Looks until `stop`. Where the kernel cannot be asked, nothing is guarded and it is said.
+pub async fn guard(runtime: Arc<Embedded>, turns: Turns, recorder: Recorder, stop: CancellationToken) {
+    // Finding the programs starts some: the first pods go first.
+    if stop.run_until_cancelled(sleep(PAUSE)).await.is_none() {
+        return;
+    }
+    let open = || {
+        Ok::<_, Box<dyn std::error::Error + Send + Sync>>(Watch::open(
+            Family::V4,
+            Iptables::find(Family::V4)?.backend(),
+        )?)
+    };
+    let watch = match spawn_blocking(open).await {
+        Ok(Ok(watch)) => watch,
+        Ok(Err(error)) => return tracing::warn!("a firewall that is reloaded will not be noticed: {}", chain(&*error)),
+        Err(error) => return tracing::warn!("a firewall that is reloaded will not be noticed: {error}"),
+    };
+    let mut guard = Guard { watch, last: None, own: 0 };
+    let mut looks = interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(looks.tick()).await.is_some() {
+        let mut own = turns.take().await;
+        if !guard.somebody_wrote(*own) {
+            continue;
+        }
+        let done = runtime.ensure_network_rules().await;
+        guard.settle(&mut own);
+        drop(own);
+        if let Err(error) = done {
+            let message = format!("the pod network's packet rules cannot be put back: {}", chain(&error));
+            tracing::warn!("{message}");
+            recorder.record(About::Node, EventType::Warning, "FailedToGuardNetwork", message, Timestamp::now());
+        }
+        stop.run_until_cancelled(sleep(PAUSE)).await;
+    }
+}
+
+struct Guard {
+    watch: Watch,
+    last: Option<Fingerprint>,
+    own: u32,
+}
+
+impl Guard {
+    fn somebody_wrote(&mut self, own: u32) -> bool {
+        let Ok(now) = self.watch.fingerprint() else { return false };
+        let (last, ours) = (self.last.replace(now), own.wrapping_sub(std::mem::replace(&mut self.own, own)));
+        last.is_some_and(|last| now.commits_since(last).map_or(now != last, |commits| commits != ours))
+    }
+
+    /// What we wrote ourselves is not somebody else's, for the proxy neither.
+    fn settle(&mut self, own: &mut u32) {
+        let Ok(now) = self.watch.fingerprint() else { return };
+        if let Some(last) = self.last.replace(now) {
+            *own = own.wrapping_add(now.commits_since(last).unwrap_or_default());
+        }
+        self.own = *own;
+    }
+}
