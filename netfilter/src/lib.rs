@@ -17,6 +17,7 @@ pub mod config; // what the node adds: mark bit, local-traffic detector, node-po
 pub mod model; // services and endpoints as plain values
 mod name; // names that become comments and hashes
 mod select; // which endpoints a service port sends to
+mod walk; // two sorted maps at once
 
 pub mod apply; // into the kernel, through the iptables programs
 pub mod conntrack; // connections that lead where no service does any more

@@ -214,12 +214,14 @@ fn dedup_in_order<T: Clone + PartialEq>(items: &mut Vec<T>) {
 pub struct Model {
     family: Family,
     services: BTreeMap<ServicePortName, Arc<ServicePort>>,
+    /// Over all services, kept because every transaction asks.
+    endpoints: usize,
 }
 
 impl Model {
     /// A model without services.
     pub fn new(family: Family) -> Self {
-        Self { family, services: BTreeMap::new() }
+        Self { family, services: BTreeMap::new(), endpoints: 0 }
     }
 
     /// The address family of every address in it.
@@ -236,22 +238,29 @@ impl Model {
     /// model and is left out (an earlier one of that name goes); says whether it was taken.
     pub fn insert(&mut self, name: ServicePortName, mut service: ServicePort) -> bool {
         if !self.family.has(service.cluster_ip) {
-            self.services.remove(&name);
+            self.remove(&name);
             return false;
         }
         service.normalise(self.family);
-        self.services.insert(name, Arc::new(service));
+        self.put(name, service);
         true
     }
 
     /// Takes a service port out.
     pub fn remove(&mut self, name: &ServicePortName) -> Option<Arc<ServicePort>> {
-        self.services.remove(name)
+        self.services.remove(name).inspect(|service| self.endpoints -= service.endpoints.len())
+    }
+
+    fn put(&mut self, name: ServicePortName, service: ServicePort) {
+        self.endpoints += service.endpoints.len();
+        if let Some(former) = self.services.insert(name, Arc::new(service)) {
+            self.endpoints -= former.endpoints.len();
+        }
     }
 
     /// How many endpoints are known, in any state, over all service ports.
     pub fn endpoint_count(&self) -> usize {
-        self.services.values().map(|service| service.endpoints.len()).sum()
+        self.endpoints
     }
 }
 

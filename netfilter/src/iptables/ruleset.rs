@@ -2,6 +2,7 @@
 
 use super::service::ServiceRules;
 use super::{Chain, Dispatch, Rule, Table, fixed};
+use crate::walk::Finder;
 use crate::{Family, Model, NodeConfig, ServicePort, ServicePortName};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -46,8 +47,9 @@ impl Ruleset {
         let known = self.base.as_ref().filter(|base| base.large == large && base.node == *node);
         let reusable = known.is_some() && self.family == model.family();
         let base = known.cloned().unwrap_or_else(|| Arc::new(Base::new(model.family(), node, large)));
-        let rules = |name: &ServicePortName, service: &Arc<ServicePort>| {
-            let old = self.services.get(name).filter(|old| reusable && is_same(&old.service, service));
+        let mut before = Finder::new(&self.services);
+        let mut rules = |name: &ServicePortName, service: &Arc<ServicePort>| {
+            let old = before.find(name).filter(|old| reusable && is_same(&old.service, service));
             let fresh = || Arc::new(ServiceRules::render(name, service, model.family(), node, large));
             old.cloned().unwrap_or_else(fresh)
         };

@@ -6,7 +6,6 @@ use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
-use std::sync::Arc;
 
 /// What only one service port can have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -51,43 +50,48 @@ impl Model {
     /// the order of arrival: otherwise a restart could hand a port to the other service. A service port
     /// that loses its cluster IP goes altogether; one that loses something else keeps the rest.
     pub fn without_clashes(&self) -> (Model, Vec<Clash>) {
-        let mut claims = Claims::default();
+        let mut claims = Claims { holders: HashMap::with_capacity(self.services.len()), clashes: Vec::new() };
+        let granted: Vec<_> =
+            self.services.iter().filter(|(name, service)| claims.grant_cluster_ip(name, service)).collect();
+        // Most services have nothing outside, and most models no clash: both cost next to nothing.
+        let outside = granted.iter().filter(|(_, service)| service.is_externally_accessible());
+        let kept: Vec<_> =
+            outside.filter_map(|(name, service)| Some((*name, claims.grant_rest(name, service)?))).collect();
         let mut resolved = self.clone();
-        resolved.services.retain(|name, service| claims.grant_cluster_ip(name, service));
-        for (name, service) in &mut resolved.services {
-            let before = claims.clashes.len();
-            let kept = claims.grant_rest(name, service);
-            if claims.clashes.len() > before {
-                *service = Arc::new(kept);
-            }
+        if granted.len() < self.services.len() {
+            resolved.endpoints = granted.iter().map(|(_, service)| service.endpoints.len()).sum();
+            resolved.services = granted.into_iter().map(|(name, service)| (name.clone(), service.clone())).collect();
+        }
+        for (name, service) in kept {
+            resolved.put(name.clone(), service);
         }
         (resolved, claims.clashes)
     }
 }
 
-#[derive(Default)]
-struct Claims {
-    holders: HashMap<Claim, ServicePortName>,
+struct Claims<'a> {
+    holders: HashMap<Claim, &'a ServicePortName>,
     clashes: Vec<Clash>,
 }
 
-impl Claims {
-    fn grant_cluster_ip(&mut self, name: &ServicePortName, service: &ServicePort) -> bool {
+impl<'a> Claims<'a> {
+    fn grant_cluster_ip(&mut self, name: &'a ServicePortName, service: &ServicePort) -> bool {
         self.take(Claim::Address(service.cluster_ip, service.protocol, service.port), name)
     }
 
-    fn grant_rest(&mut self, name: &ServicePortName, service: &ServicePort) -> ServicePort {
-        let (protocol, port) = (service.protocol, service.port);
+    /// What is left of the service port if something is taken from it.
+    fn grant_rest(&mut self, name: &'a ServicePortName, service: &ServicePort) -> Option<ServicePort> {
+        let (protocol, port, before) = (service.protocol, service.port, self.clashes.len());
         let mut kept = service.clone();
         kept.external_ips.retain(|ip| self.take(Claim::Address(*ip, protocol, port), name));
         // One address may be both external and the load balancer's: that is the same service, no clash.
         kept.load_balancer_ips.retain(|ip| self.take(Claim::Address(*ip, protocol, port), name));
         kept.node_port = kept.node_port.filter(|port| self.take(Claim::NodePort(protocol, *port), name));
-        kept
+        (self.clashes.len() > before).then_some(kept)
     }
 
-    fn take(&mut self, claim: Claim, name: &ServicePortName) -> bool {
-        let holder = self.holders.entry(claim).or_insert_with(|| name.clone());
+    fn take(&mut self, claim: Claim, name: &'a ServicePortName) -> bool {
+        let holder = *self.holders.entry(claim).or_insert(name);
         if holder == name {
             return true;
         }

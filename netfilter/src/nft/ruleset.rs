@@ -3,6 +3,7 @@
 use super::base;
 use super::object::{Chain, Element};
 use super::service::ServiceRules;
+use crate::walk::Finder;
 use crate::{Family, Model, NodeConfig, ServicePort, ServicePortName};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -44,8 +45,9 @@ impl Ruleset {
         let known = self.base.as_ref().filter(|base| base.node == *node && self.family == family);
         let base = known.cloned().unwrap_or_else(|| Arc::new(Base::new(family, node)));
         let reusable = known.is_some();
-        let rules = |name: &ServicePortName, service: &Arc<ServicePort>| {
-            let old = self.services.get(name).filter(|old| reusable && is_same(&old.service, service));
+        let mut before = Finder::new(&self.services);
+        let mut rules = |name: &ServicePortName, service: &Arc<ServicePort>| {
+            let old = before.find(name).filter(|old| reusable && is_same(&old.service, service));
             old.cloned().unwrap_or_else(|| Arc::new(ServiceRules::render(name, service, family, node)))
         };
         let (model, _) = model.without_clashes();

@@ -11,8 +11,8 @@ use crate::ServicePortName;
 use crate::iptables::ruleset::Ruleset;
 use crate::iptables::service::ServiceRules;
 use crate::iptables::{Chain, ChainName, Dispatch, JUMPS, Rule, Table};
-use std::collections::{BTreeSet, HashSet};
-use std::sync::Arc;
+use crate::walk::{Differing, differing};
+use std::collections::HashSet;
 
 /// See [`CHAINS_PER_SECTION`](super::CHAINS_PER_SECTION); a service of two endpoints has three chains.
 const SERVICES_PER_SECTION: usize = 250;
@@ -64,13 +64,8 @@ struct Changed<'a> {
 }
 
 fn changed_services<'a>(old: &'a Ruleset, new: &'a Ruleset) -> Vec<Changed<'a>> {
-    let names: BTreeSet<_> = old.services.keys().chain(new.services.keys()).collect();
-    let changed = names.into_iter().filter_map(|name| {
-        let (old, new) = (old.services.get(name), new.services.get(name));
-        let same = matches!((old, new), (Some(old), Some(new)) if Arc::ptr_eq(old, new));
-        (!same).then(|| Changed { name, old: old.map(Arc::as_ref), new: new.map(Arc::as_ref) })
-    });
-    changed.collect()
+    let changed = differing(&old.services, &new.services).into_iter();
+    changed.map(|Differing { key: name, old, new }| Changed { name, old, new }).collect()
 }
 
 fn chains(rules: Option<&ServiceRules>) -> &[Chain] {

@@ -8,9 +8,9 @@ use crate::ServicePortName;
 use crate::nft::object::{Chain, Element, Object};
 use crate::nft::ruleset::Ruleset;
 use crate::nft::service::ServiceRules;
+use crate::walk::{Differing, differing};
 use std::cell::OnceCell;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashSet};
 
 impl Transaction {
     /// What leads from `old` to `new`, both of one address family.
@@ -80,13 +80,8 @@ struct Changes<'a> {
 
 impl<'a> Changes<'a> {
     fn of(old: &'a Ruleset, new: &'a Ruleset) -> Self {
-        let names: BTreeSet<_> = old.services.keys().chain(new.services.keys()).collect();
-        let changed = names.into_iter().filter_map(|name| {
-            let (old, new) = (old.services.get(name), new.services.get(name));
-            let same = matches!((old, new), (Some(old), Some(new)) if Arc::ptr_eq(old, new));
-            (!same).then(|| Changed { name, old: old.map(Arc::as_ref), new: new.map(Arc::as_ref) })
-        });
-        let services: Vec<_> = changed.collect();
+        let changed = differing(&old.services, &new.services).into_iter();
+        let services: Vec<_> = changed.map(|Differing { key: name, old, new }| Changed { name, old, new }).collect();
         let before = services.iter().flat_map(|service| elements(service.old)).map(|e| (key(e), e)).collect();
         let after = services.iter().flat_map(|service| elements(service.new)).map(|e| (key(e), e)).collect();
         Self { services, before, after, ruleset: new, shared: OnceCell::new() }
