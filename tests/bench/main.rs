@@ -1,7 +1,8 @@
 //! Figures, as a table: pod starts and memory of this build, and of containerd in the same run where it is installed.
 //!
 //! Every start is taken from outside: the clock runs from the moment a person or a caller asks until the container's
-//! own first line arrives through a FIFO on the host.
+//! own first line arrives through a FIFO on the host. Then services, in network namespaces. `bench pods`, `bench services` and
+//! `bench memory` (the agent with thousands of services) do a part.
 
 #![expect(clippy::print_stdout, reason = "a table on standard output is what this program is for")]
 
@@ -10,6 +11,7 @@ mod fifo;
 mod longshore;
 mod memory;
 mod probes;
+mod services;
 
 use std::time::Duration;
 
@@ -20,10 +22,26 @@ const IN_A_ROW: usize = 10;
 const AT_ONCE: usize = 50;
 
 fn main() -> Result<()> {
-    if std::env::args().nth(1).as_deref() == Some("probes") {
-        print_row(["what", "longshore", "containerd (CRI alone)", "ratio", "budget"]);
-        return probe_rows();
+    match std::env::args().nth(1).as_deref() {
+        Some("probes") => {
+            print_row(["what", "longshore", "containerd (CRI alone)", "ratio", "budget"]);
+            probe_rows()
+        }
+        Some("pods") => pods(),
+        Some("services") => services::print(),
+        Some("memory") => {
+            services::memory();
+            Ok(())
+        }
+        _ => {
+            pods()?;
+            println!();
+            services::print()
+        }
     }
+}
+
+fn pods() -> Result<()> {
     println!("longshore bench: {} cores, image present, every start seen by the container's own first line\n", cores());
     let ours = longshore::measure()?;
     let theirs = containerd::measure();
