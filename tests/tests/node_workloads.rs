@@ -188,6 +188,11 @@ fn a_job_completes_every_index_once_and_does_not_run_again() -> Result<()> {
     agent.wait("the finished pods", SOON, |agent| Ok((agent.pods()?.len() == 3).then_some(())))?;
     wait_for_status(&mut agent, "Job", "work", "Complete")?;
     ensure!(container_ids(&agent.pods()?) == before, "it ran again");
+    // Ctrl-C takes its pods away, but not that it has run.
+    agent.interrupt(Duration::from_secs(60))?;
+    agent.start()?;
+    wait_for_status(&mut agent, "Job", "work", "Complete")?;
+    ensure!(agent.pods()?.is_empty(), "it ran again: {}", agent.print(&["ps"])?);
     ends_clean(agent)
 }
 

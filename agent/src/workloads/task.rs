@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use super::expand::{Look, News, expand};
+use super::memory::Memory;
 use super::rows::{Row, Rows};
 use super::seen::{AllSeen, Seen};
 use super::store::{Store, StoreError};
@@ -71,7 +72,8 @@ impl Task {
         source: watch::Receiver<Arc<Desired>>,
         recorder: Recorder,
     ) -> Result<(Self, Published), StoreError> {
-        let store = Store::open(state.join("workloads"))?;
+        let mut store = Store::open(state.join("workloads"))?;
+        store.save(&without_lost(store.memory().clone(), pods))?;
         let unread = store.memory().keys().cloned().collect();
         let (wanted, rows) = (watch::Sender::new(Arc::default()), watch::Sender::new(Arc::default()));
         let published = Published { desired: wanted.subscribe(), rows: rows.subscribe() };
@@ -179,6 +181,15 @@ impl Task {
     }
 }
 
+/// A pod that has ended and whose folder is gone was taken away with all others when a former agent was told to end.
+/// What it did is counted: wanted again, it would do it again.
+fn without_lost(mut memory: Memory, pods: &Path) -> Memory {
+    for remembered in memory.values_mut() {
+        remembered.members.retain(|uid, member| member.end.is_none() || pods.join(uid.as_str()).exists());
+    }
+    memory
+}
+
 fn publish<T: PartialEq>(to: &watch::Sender<Arc<T>>, value: T) {
     to.send_if_modified(|last| {
         let changed = **last != value;
@@ -195,4 +206,57 @@ async fn sleep_until(wake: Option<Timestamp>) {
     let length = Duration::try_from(length).unwrap_or_default();
     // A millisecond more, so that the moment has surely come.
     tokio::time::sleep(length.min(LONGEST_SLEEP).saturating_add(Duration::from_millis(1))).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sources::read_text;
+
+    fn open(dir: &Path, desired: &Desired) -> (Task, Published) {
+        let (_, source) = watch::channel(Arc::new(desired.clone()));
+        Task::open(dir, &dir.join("pods"), "n1", source, Recorder::default()).unwrap()
+    }
+
+    fn uids(published: &Published) -> Vec<PodUid> {
+        published.desired.borrow().pods.keys().cloned().collect()
+    }
+
+    const JOB: &str = "apiVersion: batch/v1\nkind: Job\nmetadata: {name: work}\nspec:\n  completions: 2\n  parallelism: 2\n  \
+                       template:\n    spec:\n      restartPolicy: Never\n      containers: [{name: c, image: 'i:1'}]\n";
+
+    #[test]
+    fn the_next_agent_wants_the_same_pods_and_none_that_ended_and_was_taken_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let desired = read_text(Path::new("/m/a.yaml"), JOB, "n1");
+        let (mut task, published) = open(dir.path(), &desired);
+        let first = uids(&published);
+        assert_eq!(first.len(), 2);
+        let end = Some(super::super::End::Succeeded);
+        let seen = first.iter().map(|uid| (uid.clone(), Seen { end, ..Seen::default() })).collect();
+        task.settle(&seen).unwrap();
+        drop(task);
+        // One pod's folder is still there; the other one's went when the agent was told to end.
+        std::fs::create_dir_all(dir.path().join("pods").join(first[0].as_str())).unwrap();
+        let (_task, published) = open(dir.path(), &desired);
+        assert_eq!(uids(&published), first[..1]);
+        assert_eq!(published.rows.borrow()[0].status, "Complete");
+    }
+
+    #[test]
+    fn what_cannot_be_read_yet_is_not_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let desired = read_text(Path::new("/m/a.yaml"), JOB, "n1");
+        let (task, published) = open(dir.path(), &desired);
+        let first = uids(&published);
+        drop(task);
+        let broken = read_text(Path::new("/m/a.yaml"), "{", "n1");
+        let (task, published) = open(dir.path(), &broken);
+        assert_eq!((uids(&published).len(), task.store.memory().len()), (0, 1));
+        drop(task);
+        let (_task, published) = open(dir.path(), &desired);
+        assert_eq!(uids(&published), first);
+        let (task, _) = open(dir.path(), &Desired::default());
+        assert!(task.store.memory().is_empty());
+    }
 }

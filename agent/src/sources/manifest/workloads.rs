@@ -356,6 +356,9 @@ impl Spec for CronJobSpec {
             count(self.successful_jobs_history_limit, 3, MOST_PODS, "spec.successfulJobsHistoryLimit", wrong),
             count(self.failed_jobs_history_limit, 1, MOST_PODS, "spec.failedJobsHistoryLimit", wrong),
         ];
+        if self.starting_deadline_seconds.is_some_and(|seconds| seconds < 0) {
+            wrong.push(("spec.startingDeadlineSeconds".to_owned(), "must not be negative".to_owned()));
+        }
         let schedule = Schedule::parse(&self.schedule, zone).or_else(|error| {
             wrong.push(("spec.schedule".to_owned(), format!("{:?}: {error}", self.schedule)));
             // Never used: what is wrong is not run.

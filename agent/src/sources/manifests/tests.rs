@@ -167,3 +167,12 @@ fn a_path_that_does_not_exist_is_an_error() {
             .unwrap();
     assert_eq!(error.to_string(), "looking for manifests in /nowhere/at/all.yaml");
 }
+
+#[tokio::test]
+async fn standard_input_is_one_more_file_that_stays() {
+    let text = b"apiVersion: v1\nkind: Pod\nmetadata: {name: said}\nspec: {containers: [{name: c, image: 'x:1'}]}\n";
+    let places = Places { input: Some(text.to_vec()), ..Places::default() };
+    let (_manifests, seen) = Manifests::open(places, "n1").unwrap();
+    let desired = seen.borrow().clone();
+    assert_eq!((desired.pods.len(), desired.problems.len()), (1, 0));
+}
