@@ -110,12 +110,15 @@ fn stateful(word: &str) -> String {
         "apiVersion: apps/v1\nkind: StatefulSet\nmetadata: {{name: db}}\nspec:\n  serviceName: dbs\n  replicas: 3\n  \
          selector: {{matchLabels: {{app: db}}}}\n  template:\n    metadata: {{labels: {{app: db}}}}\n    spec:\n      \
          terminationGracePeriodSeconds: 1\n      containers:\n      - name: db\n        image: busybox\n        \
-         command: [sh, -c, 'hostname; echo {word}; touch /tmp/ready; exec sleep 1000000']\n        \
-         readinessProbe: {{exec: {{command: [cat, /tmp/ready]}}, initialDelaySeconds: 1, periodSeconds: 1}}\n"
+         command: [sh, -c, 'hostname; echo {word} >> /data/words; cat /data/words; touch /tmp/ready; exec sleep 1000000']\n        \
+         volumeMounts: [{{name: data, mountPath: /data}}]\n        \
+         readinessProbe: {{exec: {{command: [cat, /tmp/ready]}}, initialDelaySeconds: 1, periodSeconds: 1}}\n  \
+         volumeClaimTemplates:\n  - metadata: {{name: data}}\n    spec: {{accessModes: [ReadWriteOnce], \
+         resources: {{requests: {{storage: 1Mi}}}}}}\n"
     )
 }
 
-/// All three, ready, with this word in their logs.
+/// All three, ready, with these words in their logs: what their claims hold.
 fn three(agent: &Agent, word: &str) -> Result<Option<Vec<Value>>> {
     let mut pods: Vec<_> = agent.pods()?.into_iter().filter(ready).collect();
     pods.sort_by_key(name);
@@ -149,7 +152,7 @@ fn a_stateful_set_begins_in_order_and_renews_in_reverse() -> Result<()> {
     ensure!(first["metadata"]["uid"] == pods[0]["metadata"]["uid"], "the first is the last one to be renewed");
     agent.kill()?;
     agent.start()?;
-    agent.wait("three renewed pods", SOON, |agent| three(agent, "two"))?;
+    agent.wait("three renewed pods", SOON, |agent| three(agent, "one\ntwo"))?;
     ends_clean(agent)
 }
 
