@@ -148,9 +148,8 @@ async fn prepare(core: &Arc<Core>, sandbox: &Arc<Sandbox>, wish: &Wish) -> Resul
         files::copy_shared("/etc/hosts".as_ref(), &dir.hosts()).doing(|| "writing its hosts".into())?;
         let name = hostname(&wish);
         write_shared(&dir.hostname(), format!("{name}\n").as_bytes()).doing(|| "writing its hostname".into())?;
-        match wish.own.ipc {
-            true => files::mount_shm(&dir.shm(), wish.users).doing(|| "making its shared memory".into())?,
-            false => {}
+        if wish.own.ipc {
+            files::mount_shm(&dir.shm(), wish.users).doing(|| "making its shared memory".into())?;
         }
         // Its root may change them, as root of any other pod may.
         let shared = [dir.resolv_conf(), dir.hosts(), dir.hostname()];
