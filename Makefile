@@ -21,7 +21,7 @@ packages-run:
 	@$(tools)/packages run
 
 packages-test:
-	@$(tools)/packages run test
+	@$(tools)/packages run test cluster
 
 build: packages-run
 	@$(tools)/as-builder cargo build --locked --release -p agent --bin longshore

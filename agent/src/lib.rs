@@ -12,7 +12,9 @@
 //! Only `pods` starts or stops containers. Nothing here knows what is inside the runtime: containers are reached
 //! through [`cri_proto::Runtime`] alone. Modules stand in reading order.
 
+pub mod api;
 pub mod cli;
+pub mod cluster;
 pub mod config;
 pub mod container;
 pub mod errors;
@@ -31,6 +33,7 @@ pub mod quantity;
 pub mod resources;
 pub mod server;
 pub mod sources;
+pub mod status;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod timeline;

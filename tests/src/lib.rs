@@ -6,6 +6,9 @@
 
 pub mod agent;
 pub mod channel;
+pub mod cluster_node;
+pub mod cluster_trust;
+pub mod control_plane;
 pub mod node;
 pub mod pod_network;
 pub mod registry;

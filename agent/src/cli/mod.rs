@@ -1,5 +1,6 @@
 //! What a person types. Nothing here that the agent's socket does not offer.
 
+mod agent;
 mod client;
 mod exec;
 mod explain;
@@ -39,6 +40,8 @@ struct Place {
 enum Command {
     /// Run pods from manifests on this machine, with no control plane, until Ctrl-C.
     Run(Box<run::RunArgs>),
+    /// Run the pods that a cluster gives this node, until SIGTERM; they go on without the agent.
+    Agent(Box<agent::AgentArgs>),
     /// List pods.
     Ps(talk::PsArgs),
     /// Say what was tried for a pod, when, how it came out, and what is awaited now.
@@ -82,6 +85,7 @@ pub fn main() -> anyhow::Result<ExitCode> {
         let agent = client::Client::of(&run_dir);
         match cli.command {
             Command::Run(args) => run::run(*args, run_dir).await,
+            Command::Agent(args) => self::agent::run(*args, run_dir).await,
             Command::Ps(args) => talk::ps(&agent, args).await,
             Command::Explain(args) => explain::run(&agent, args).await,
             Command::Workloads(args) => talk::workloads(&agent, args).await,

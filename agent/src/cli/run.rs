@@ -139,7 +139,7 @@ pub(super) async fn run(args: RunArgs, run_dir: PathBuf) -> anyhow::Result<ExitC
     let lock = node::lock(&config)?;
     let recorder = Recorder::default();
     let (manifests, desired) = Manifests::open(places(&args, &config)?, &config.node_name)?;
-    let runtime = Embedded::open(options(&args, &config)?).await.context("opening the container runtime")?;
+    let runtime = Embedded::open(options(&args.registries, &config)?).await.context("opening the container runtime")?;
     import(&args.import, &runtime).await?;
 
     let stop = CancellationToken::new();
@@ -280,7 +280,7 @@ fn places(args: &RunArgs, config: &Config) -> anyhow::Result<Places> {
     })
 }
 
-fn options(args: &RunArgs, config: &Config) -> anyhow::Result<Options> {
+pub(super) fn options(registries: &Path, config: &Config) -> anyhow::Result<Options> {
     let IpNet::V4(pod_cidr) = config.network.pod_cidr else { bail!("the pod bridge needs an IPv4 range") };
     Ok(Options {
         root: config.dirs.root.clone(),
@@ -294,7 +294,7 @@ fn options(args: &RunArgs, config: &Config) -> anyhow::Result<Options> {
             instance: Instance::of_root(&config.dirs.run),
         },
         registries: RegistryConfig {
-            config_folders: vec![args.registries.clone(), "/etc/containerd/certs.d".into()],
+            config_folders: vec![registries.to_owned(), "/etc/containerd/certs.d".into()],
             ..RegistryConfig::default()
         },
     })
@@ -356,7 +356,7 @@ fn with_addresses(
     (receiver, task)
 }
 
-fn surface(
+pub(super) fn surface(
     handle: &Handle,
     workloads: Rows,
     runtime: &Arc<Embedded>,
@@ -450,30 +450,30 @@ async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
     stop.run_until_cancelled(work).await;
 }
 
-async fn report<E: std::error::Error + 'static>(work: impl Future<Output = Result<(), E>>, what: &str) {
+pub(super) async fn report<E: std::error::Error + 'static>(work: impl Future<Output = Result<(), E>>, what: &str) {
     if let Err(error) = work.await {
         tracing::error!("{what}: {}", chain(&error));
     }
 }
 
-async fn drain(task: JoinHandle<()>) {
+pub(super) async fn drain(task: JoinHandle<()>) {
     if tokio::time::timeout(DRAIN, task).await.is_err() {
         tracing::warn!("a task did not end in time");
     }
 }
 
 /// Ctrl-C and SIGTERM.
-struct Ends {
+pub(super) struct Ends {
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl Ends {
-    fn listen() -> anyhow::Result<Self> {
+    pub(super) fn listen() -> anyhow::Result<Self> {
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 
-    async fn next(&mut self) {
+    pub(super) async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}

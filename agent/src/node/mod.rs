@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cri_proto::{Deadline, Runtime, RuntimeError, v1};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
@@ -34,13 +34,13 @@ use crate::events::Recorder;
 use crate::fields::Allocatable;
 use crate::images::Images;
 use crate::log_rotation;
-use crate::names::ObjectName;
+use crate::names::{ObjectName, PodUid};
 use crate::observe;
 use crate::pods::held::HeldPods;
 use crate::pods::memory::{Memory, MemoryError};
 use crate::pods::registry::{Ask, Registry};
 use crate::pods::seams::{CgroupError, HttpHooks, PodCgroups, PodProbes, PodVolumes};
-use crate::pods::tools::{Tools, Views, object_name};
+use crate::pods::tools::{Gone, Tools, Views, object_name};
 use crate::resources::cgroup_values;
 use crate::resources::ledger::Ledger;
 use crate::sources::Desired;
@@ -50,6 +50,7 @@ use crate::view::PodViews;
 pub use addresses::primary_addresses;
 pub use cgroups::NodeCgroups;
 pub use lock::{Lock, LockError, take as take_lock};
+pub use seams::capacity;
 
 /// Takes the lock of these directories.
 ///
@@ -134,6 +135,7 @@ pub struct Handle {
     /// Pods that were stopped by hand.
     pub held: HeldPods,
     asks: mpsc::Sender<Ask>,
+    shown: Views,
     cgroups: Option<NodeCgroups>,
 }
 
@@ -173,6 +175,21 @@ impl Handle {
         if let Some(cgroups) = &self.cgroups {
             cgroups.leave().await;
         }
+    }
+
+    /// Whether anything of this pod is left here, or may still come, by the newest set of wanted pods. A node that has
+    /// stopped says yes: it cannot know.
+    pub async fn holds(&self, uid: &PodUid) -> bool {
+        let (answer, answered) = oneshot::channel();
+        match self.asks.send(Ask::Holds(uid.clone(), answer)).await {
+            Ok(()) => answered.await.unwrap_or(true),
+            Err(_) => true,
+        }
+    }
+
+    /// Pods of which nothing is left, from now on.
+    pub fn gone(&self) -> broadcast::Receiver<Gone> {
+        self.shown.gone()
     }
 
     async fn ask(&self, ask: impl FnOnce(oneshot::Sender<()>) -> Ask) {
@@ -235,8 +252,18 @@ impl Node {
         let (looked, root, stopped) = (views.listen(), config.dirs.logs.clone(), stop.child_token());
         let within = config.timing.request;
         tasks.spawn(log_rotation::run(looked, Arc::clone(&runtime), root, config.logs, within, stopped));
-        let handle =
-            Handle { held, views: views.listen(), recorder, timelines, runtime, config, images, asks, cgroups: None };
+        let handle = Handle {
+            held,
+            views: views.listen(),
+            recorder,
+            timelines,
+            runtime,
+            config,
+            images,
+            asks,
+            shown: views,
+            cgroups: None,
+        };
         Ok(Self { handle, tasks, stop, _lock: None })
     }
 

@@ -57,7 +57,7 @@ fn real(
     runtime: Arc<dyn Runtime>,
     recorder: &Recorder,
 ) -> Result<(Seams, NodeCgroups, Probes), NodeError> {
-    let (cpus, memory) = (cpus(), memory());
+    let memory = memory();
     let cgroups = NodeCgroups::detect(&config.cgroup_root)?;
     let http = Http::new().map_err(NodeError::Tls)?;
     let probes = Probes::new(Arc::clone(&runtime), http.clone(), recorder.clone());
@@ -67,10 +67,15 @@ fn real(
         cgroups: Arc::new(cgroups.clone()),
         hooks: Arc::new(Hooks(http)),
         probes: Arc::new(probes.clone()),
-        allocatable: cgroup_values::allocatable(cpus, memory, disk(config)),
+        allocatable: capacity(config),
         runtime,
     };
     Ok((seams, cgroups, probes))
+}
+
+/// What this machine has for pods.
+pub fn capacity(config: &Config) -> Allocatable {
+    cgroup_values::allocatable(cpus(), memory(), disk(config))
 }
 
 fn cpus() -> u64 {

@@ -22,7 +22,18 @@ use crate::events::EventType;
 use crate::names::{ObjectName, PodUid};
 use crate::observe::{Observed, Waker};
 use crate::resources::admission::{self, NodeFacts, Rejection};
-use crate::sources::Desired;
+use crate::sources::{self, Desired};
+
+/// What the API server takes and this node cannot do; manifests were looked at when they were read.
+fn supported(pod: &Pod) -> Result<(), Rejection> {
+    match sources::unsupported(pod) {
+        fields if fields.is_empty() => Ok(()),
+        fields => Err(Rejection {
+            reason: "PodFeatureUnsupported".to_owned(),
+            message: format!("Pod requires node features that are not available: {}", fields.join("; ")),
+        }),
+    }
+}
 
 /// How soon pods that were refused are asked about again: what they lacked may have been given back.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
@@ -62,6 +73,8 @@ pub enum Ask {
     Evict(PodUid, String),
     /// Every pod ends, and none is started any more; answered when nothing is left.
     StopAll(oneshot::Sender<()>),
+    /// Whether anything of this pod is left, or may still come, by the newest set of wanted pods.
+    Holds(PodUid, oneshot::Sender<bool>),
 }
 
 struct Entry {
@@ -140,7 +153,8 @@ impl Registry {
             }
         }
         for (uid, seen) in seen {
-            if !self.pods.contains_key(uid) && !desired.pods.contains_key(uid) {
+            let wanted = desired.pods.get(uid).is_some_and(|pod| pod.metadata.deletion_timestamp.is_none());
+            if !self.pods.contains_key(uid) && !wanted {
                 self.end_orphan(uid, seen);
             }
         }
@@ -170,7 +184,13 @@ impl Registry {
                     let new = Arc::clone(&desired.borrow_and_update());
                     self.follow(new);
                 }
-                Some(ask) = asks.recv() => self.asked(ask),
+                Some(ask) = asks.recv() => {
+                    if desired.has_changed().unwrap_or(false) {
+                        let new = Arc::clone(&desired.borrow_and_update());
+                        self.follow(new);
+                    }
+                    self.asked(ask);
+                }
                 Some(ended) = self.workers.join_next_with_id(), if !self.workers.is_empty() => self.ended(&ended),
                 () = tokio::time::sleep(ASK_AGAIN), if self.may_ask_again() => self.readmit(),
             }
@@ -196,10 +216,23 @@ impl Registry {
             self.end(&uid, grace(&pod, Timestamp::now()));
         }
         for (uid, pod) in &desired.pods {
-            if !self.closed && !self.held.holds(uid) {
+            if pod.metadata.deletion_timestamp.is_some() {
+                self.delete(uid, pod);
+            } else if !self.closed && !self.held.holds(uid) {
                 self.want(uid, pod);
             }
         }
+    }
+
+    /// Ends a pod that is marked for deletion; marked again with a shorter grace period, it ends sooner.
+    fn delete(&mut self, uid: &PodUid, pod: &Arc<Pod>) {
+        let Some(entry) = self.pods.get_mut(uid) else { return };
+        if entry.ending && entry.want.pod == *pod {
+            return;
+        }
+        entry.want.pod = Arc::clone(pod);
+        entry.ending = false;
+        self.end(uid, grace(pod, Timestamp::now()));
     }
 
     fn want(&mut self, uid: &PodUid, pod: &Arc<Pod>) {
@@ -226,7 +259,10 @@ impl Registry {
 
     /// Starts a pod that this node takes; one that it does not take begins at its end, and says why.
     fn admit(&mut self, uid: &PodUid, pod: &Arc<Pod>) {
-        match admission::admit(pod, &self.active(), &self.node) {
+        if let Some(labels) = &self.desired.node_labels {
+            self.node.labels.clone_from(labels);
+        }
+        match admission::admit(pod, &self.active(), &self.node).and_then(|()| supported(pod)) {
             Ok(()) => self.start(uid, Arc::clone(pod), None),
             Err(rejection) => {
                 self.tools.say(pod, EventType::Warning, &rejection.reason, &rejection.message);
@@ -296,6 +332,11 @@ impl Registry {
             }
             Ask::Evict(uid, message) => {
                 self.ears.with(|ears| ears.get(&uid).map(|ear| ear.evict(message)));
+                return;
+            }
+            Ask::Holds(uid, answer) => {
+                // Whoever asked may have gone.
+                let _ = answer.send(self.pods.contains_key(&uid));
                 return;
             }
             Ask::Stop(names, answer) => {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use cri_proto::{Deadline, Runtime};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 use super::memory::Memory;
 use super::roles::{self, Member};
@@ -119,11 +119,22 @@ pub fn object_name(pod: &Pod) -> ObjectName {
 #[derive(Clone)]
 pub struct Views {
     sender: watch::Sender<Arc<BTreeMap<PodUid, PodView>>>,
+    gone: broadcast::Sender<Gone>,
+}
+
+/// A pod of which nothing is left, with the last that was shown of it.
+#[derive(Clone, Debug)]
+pub struct Gone {
+    /// The pod.
+    pub uid: PodUid,
+    /// Its last view, unless it went before it was ever shown.
+    pub last: Option<PodView>,
 }
 
 impl Default for Views {
     fn default() -> Self {
-        Self { sender: watch::Sender::new(Arc::default()) }
+        // Whoever falls this far behind has the views of a moment before; nobody need listen at all.
+        Self { sender: watch::Sender::new(Arc::default()), gone: broadcast::Sender::new(1_024) }
     }
 }
 
@@ -138,9 +149,15 @@ impl Views {
 
     /// Shows it no more.
     pub fn forget(&self, uid: &PodUid) {
-        self.sender.send_modify(|all| {
-            Arc::make_mut(all).remove(uid);
-        });
+        let mut last = None;
+        self.sender.send_modify(|all| last = Arc::make_mut(all).remove(uid));
+        // Only a cluster asks how a pod ended that is gone.
+        let _ = self.gone.send(Gone { uid: uid.clone(), last });
+    }
+
+    /// Pods that have gone, from now on.
+    pub fn gone(&self) -> broadcast::Receiver<Gone> {
+        self.gone.subscribe()
     }
 
     /// All of them, from now on.

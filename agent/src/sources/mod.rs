@@ -43,6 +43,8 @@ pub struct Desired {
     pub problems: Vec<ManifestProblem>,
     /// What is right but does nothing here.
     pub notes: Vec<ManifestNote>,
+    /// Labels of this node as the cluster has them; `None` on its own, where it has those of every node.
+    pub node_labels: Option<BTreeMap<String, String>>,
 }
 
 /// Fills in a pod that this node makes itself, as if it came from a manifest.
@@ -75,6 +77,11 @@ pub struct Objects {
     pub runtime_classes: BTreeMap<String, Arc<RuntimeClass>>,
     /// EndpointSlices as manifests give them: for Services without a selector.
     pub endpoint_slices: BTreeMap<ObjectName, Arc<EndpointSlice>>,
+}
+
+/// What of a pod this node cannot do, or cannot make sense of: each field with what is wrong with it.
+pub fn unsupported(pod: &Pod) -> Vec<String> {
+    validate::pod(pod).into_iter().map(|(field, problem)| format!("{field}: {problem}")).collect()
 }
 
 impl fmt::Debug for Objects {

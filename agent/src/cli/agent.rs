@@ -1,0 +1,271 @@
+//! `longshore agent`: this machine as a node of a cluster.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use k8s_openapi::api::core::v1::{Node, Taint};
+use runtime::Embedded;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::host_name;
+use super::run::{Ends, drain, options, report, surface};
+use crate::api::{Client, Kubeconfig, Set, Sets};
+use crate::cluster::{self, Identity, Machine};
+use crate::config::{Config, Draft};
+use crate::events::Recorder;
+use crate::names::PodUid;
+use crate::node::{self, facts};
+use crate::sources::Desired;
+use crate::{server, status};
+
+/// The kubelet's word for a network that is not there yet.
+const NO_NETWORK: &str = "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady \
+    message:the Node has no podCIDR yet";
+
+#[derive(Args, Debug)]
+pub(super) struct AgentArgs {
+    /// How the API server is reached, and who this node is.
+    #[arg(long, default_value = "/etc/kubernetes/kubelet.conf", value_name = "FILE")]
+    kubeconfig: PathBuf,
+    /// Where the kubeconfig is missing: a kubeconfig with a bootstrap token, in exchange for which it is written.
+    #[arg(long, value_name = "FILE")]
+    bootstrap_kubeconfig: Option<PathBuf>,
+    /// Where the key and the certificate of that exchange are kept.
+    #[arg(long, default_value = "/var/lib/kubelet/pki", value_name = "DIR")]
+    cert_dir: PathBuf,
+    /// The node's name; the host's where it is not given.
+    #[arg(long, value_name = "NAME")]
+    hostname_override: Option<String>,
+    /// The node's own addresses; those of the interface with the default route where none is given.
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
+    node_ip: Vec<IpAddr>,
+    /// Labels of a Node that is registered anew.
+    #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',')]
+    node_labels: Vec<String>,
+    /// Taints of a Node that is registered anew.
+    #[arg(long, value_name = "KEY=VALUE:EFFECT", value_delimiter = ',')]
+    register_with_taints: Vec<String>,
+    /// How many pods may run here.
+    #[arg(long, default_value_t = 110, value_name = "COUNT")]
+    max_pods: u64,
+    /// Images, snapshots and the pods' volumes.
+    #[arg(long, default_value = "/var/lib/longshore", value_name = "DIR")]
+    root_dir: PathBuf,
+    /// The pods' logs.
+    #[arg(long, default_value = "/var/log/pods", value_name = "DIR")]
+    pod_logs_dir: PathBuf,
+    /// The pod network's bridge.
+    #[arg(long, default_value = "longshore0")]
+    bridge: String,
+    /// Where pods' addresses come from; what the cluster gives the Node where it is not given.
+    #[arg(long, value_name = "CIDR")]
+    pod_cidr: Option<String>,
+    /// Name servers for pods with dnsPolicy ClusterFirst.
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
+    cluster_dns: Vec<IpAddr>,
+    /// Domain of the names in the pods' search list.
+    #[arg(long, default_value = "cluster.local", value_name = "NAME")]
+    cluster_domain: String,
+    /// The cgroup below which `kubepods` is made.
+    #[arg(long, default_value = "/", value_name = "PATH")]
+    cgroup_root: String,
+    /// Registry hosts' settings, laid out as containerd's `certs.d/<host>/hosts.toml`.
+    #[arg(long, default_value = "/etc/longshore/certs.d", value_name = "DIR")]
+    registries: PathBuf,
+}
+
+/// Runs the node until SIGTERM or Ctrl-C; its pods go on.
+pub(super) async fn run(args: AgentArgs, run_dir: PathBuf) -> anyhow::Result<ExitCode> {
+    let mut ends = Ends::listen()?;
+    let config = draft(&args, run_dir)?;
+    let problems = facts::problems(&facts::Facts::probe());
+    if !problems.is_empty() {
+        let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        bail!("this machine cannot run pods yet:\n  {}", lines.join("\n  "));
+    }
+    let lock = node::lock(&config)?;
+    let identity = identity(&args, &config)?;
+    let stop = CancellationToken::new();
+    let joining = async {
+        bootstrap(&args, &config.node_name).await?;
+        let client = Client::new(Kubeconfig::load(&args.kubeconfig)?)?;
+        join(&args, config, lock, &client, identity, &stop).await
+    };
+    let joined = tokio::select! {
+        joined = joining => Some(joined?),
+        () = ends.next() => None,
+    };
+    if let Some(joined) = joined {
+        tokio::select! {
+            () = ends.next() => {}
+            () = joined.asked_to_stop.cancelled() => {}
+        }
+        stop.cancel();
+        joined.node.stop().await;
+        for task in joined.tasks {
+            drain(task).await;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The kubeconfig is there, or is written now.
+async fn bootstrap(args: &AgentArgs, node: &str) -> anyhow::Result<()> {
+    let Some(from) = args.bootstrap_kubeconfig.clone().filter(|_| !args.kubeconfig.exists()) else { return Ok(()) };
+    let (kubeconfig, cert_dir) = (args.kubeconfig.clone(), std::path::absolute(&args.cert_dir)?);
+    Ok(cluster::Bootstrap { from, kubeconfig, cert_dir, node: node.to_owned() }.run().await?)
+}
+
+/// A node that takes part.
+struct Joined {
+    node: node::Node,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+    /// `longshore stop`.
+    asked_to_stop: CancellationToken,
+}
+
+async fn join(
+    args: &AgentArgs,
+    mut config: Config,
+    lock: node::Lock,
+    client: &Client,
+    identity: Identity,
+    stop: &CancellationToken,
+) -> anyhow::Result<Joined> {
+    cluster::ensure(client, &identity, NO_NETWORK).await?;
+    let nodes = cluster::own_node(client, &config.node_name, stop);
+    let (ready, readiness) = watch::channel(Err(NO_NETWORK.to_owned()));
+    let mut tasks = vec![
+        tokio::spawn(cluster::heartbeat(client.clone(), identity, readiness, nodes.clone(), stop.clone())),
+        tokio::spawn(cluster::lease(client.clone(), config.node_name.clone(), nodes.clone(), stop.clone())),
+    ];
+    if args.pod_cidr.is_none() {
+        config.network.pod_cidr = pod_cidr(nodes.clone()).await?;
+    }
+    let runtime = Embedded::open(options(&args.registries, &config)?).await.context("opening the container runtime")?;
+
+    let own = cluster::own_pods(client, &config.node_name, stop);
+    let services = cluster::services(client, stop);
+    let (wanted, mut desired) = watch::channel(Arc::new(Desired::default()));
+    let pods_dir = config.dirs.pods();
+    let keep = move |uid: &PodUid| pods_dir.join(uid.as_str()).exists();
+    let follow = cluster::follow_pods(client.clone(), own.clone(), services, nodes, keep, wanted, stop.clone());
+    tasks.push(tokio::spawn(follow));
+    // With half a list, live pods would look like orphans: nothing is adopted before the first whole one.
+    desired.changed().await.context("the agent is stopping")?;
+    let recorder = Recorder::default();
+    let node = node::Node::build(config.clone(), lock, runtime.clone(), desired.clone(), recorder).await?;
+    let handle = node.handle();
+    tasks.push(tokio::spawn(status::run(client.clone(), own, desired.clone(), handle.clone(), stop.clone())));
+    // Services and workloads are others' here, so there are none to list.
+    let asked_to_stop = CancellationToken::new();
+    let (_, no_services) = watch::channel(Arc::default());
+    let (_, no_workloads) = watch::channel(Default::default());
+    let surface =
+        surface(&handle, no_workloads, &runtime, &config, no_services, desired.clone(), asked_to_stop.clone());
+    let run = config.dirs.run.clone();
+    let token = stop.clone();
+    tasks.push(tokio::spawn(async move { report(server::serve(surface, &run, token), "the agent's socket").await }));
+    drop(ready.send_replace(Ok(())));
+    Ok(Joined { node, tasks, asked_to_stop })
+}
+
+/// The Node's own range of pod addresses, as soon as the cluster has given it one.
+async fn pod_cidr(mut nodes: Sets<Node>) -> anyhow::Result<ipnet::IpNet> {
+    let given = |nodes: &Option<Arc<Set<Node>>>| {
+        let spec = nodes.as_ref()?.values().next()?.spec.as_ref()?;
+        let all = spec.pod_cidrs.iter().flatten().chain(&spec.pod_cidr);
+        all.filter_map(|cidr| cidr.parse().ok()).find(|cidr| matches!(cidr, ipnet::IpNet::V4(_)))
+    };
+    let found = nodes.wait_for(|nodes| given(nodes).is_some()).await.map(|nodes| given(&nodes));
+    found.ok().flatten().context("the agent is stopping")
+}
+
+fn draft(args: &AgentArgs, run: PathBuf) -> anyhow::Result<Config> {
+    let absolute = |path: &PathBuf| std::path::absolute(path).with_context(|| format!("{}", path.display()));
+    let draft = Draft {
+        node_name: args.hostname_override.as_ref().map_or_else(host_name, |name| name.trim().to_lowercase()),
+        root: absolute(&args.root_dir)?,
+        run: absolute(&run)?,
+        logs: absolute(&args.pod_logs_dir)?,
+        bridge: args.bridge.clone(),
+        node_ips: if args.node_ip.is_empty() { node::primary_addresses() } else { args.node_ip.clone() },
+        cluster_domain: args.cluster_domain.clone(),
+        cluster_dns: args.cluster_dns.clone(),
+        cgroup_root: args.cgroup_root.clone(),
+        max_pods: args.max_pods,
+        ..Draft::default()
+    };
+    let draft = Draft { pod_cidr: args.pod_cidr.clone().unwrap_or(draft.pod_cidr), ..draft };
+    let mut config = draft.check().map_err(|bad| {
+        let lines: Vec<_> = bad.iter().map(ToString::to_string).collect();
+        anyhow::anyhow!("these settings cannot be used:\n  {}", lines.join("\n  "))
+    })?;
+    config.dns.in_cluster = true;
+    if config.network.node_ips.is_empty() {
+        bail!(
+            "this machine has no address that other nodes could reach: give it a default route, or name one with --node-ip"
+        );
+    }
+    Ok(config)
+}
+
+fn identity(args: &AgentArgs, config: &Config) -> anyhow::Result<Identity> {
+    Ok(Identity {
+        name: config.node_name.clone(),
+        labels: args.node_labels.iter().map(|label| self::label(label)).collect::<anyhow::Result<_>>()?,
+        taints: args.register_with_taints.iter().map(|taint| self::taint(taint)).collect::<anyhow::Result<_>>()?,
+        ips: config.network.node_ips.clone(),
+        machine: Machine::probe(node::capacity(config)),
+        runtime: concat!("longshore://", env!("CARGO_PKG_VERSION")).to_owned(),
+        max_pods: args.max_pods,
+    })
+}
+
+fn label(text: &str) -> anyhow::Result<(String, String)> {
+    let (key, value) = text.split_once('=').with_context(|| format!("--node-labels {text:?}: must be key=value"))?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// `key=value:Effect` or `key:Effect`.
+fn taint(text: &str) -> anyhow::Result<Taint> {
+    let wrong = || {
+        format!(
+            "--register-with-taints {text:?}: must be key=value:Effect, with the effect NoSchedule, PreferNoSchedule or NoExecute"
+        )
+    };
+    let (rest, effect) = text.rsplit_once(':').with_context(wrong)?;
+    let (key, value) = rest.split_once('=').unwrap_or((rest, ""));
+    if key.is_empty() || !["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&effect) {
+        bail!(wrong());
+    }
+    let value = (!value.is_empty()).then(|| value.to_owned());
+    Ok(Taint { key: key.to_owned(), value, effect: effect.to_owned(), ..Taint::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn taints_and_labels_are_read_as_the_kubelet_reads_them() {
+        let one = taint("node-role.kubernetes.io/control-plane:NoSchedule").unwrap();
+        assert_eq!(
+            (one.key.as_str(), one.value, one.effect.as_str()),
+            ("node-role.kubernetes.io/control-plane", None, "NoSchedule")
+        );
+        assert_eq!(taint("k=v:NoExecute").unwrap().value.as_deref(), Some("v"));
+        assert!(taint("k=v:NoWay").is_err() && taint("k").is_err() && taint(":NoExecute").is_err());
+        assert_eq!(label("a/b=c=d").unwrap(), ("a/b".into(), "c=d".into()));
+        assert!(label("a").is_err());
+        let all: BTreeMap<_, _> = ["x=1", "y="].iter().map(|text| label(text).unwrap()).collect();
+        assert_eq!(all["y"], "");
+    }
+}

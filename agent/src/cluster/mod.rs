@@ -1,0 +1,30 @@
+//! This node as a member of a cluster: its Node object, its heartbeat, and the pods that the API server gives it.
+//!
+//! ```text
+//! Bootstrap::run         a token becomes a client certificate and a kubeconfig, once
+//! ensure                 the Node object exists, ours to update     (register)
+//! heartbeat              conditions and facts, when they change or every five minutes
+//! lease                  "alive", every ten seconds
+//! follow_pods            own pods + what they refer to -> Desired   (refs: which ConfigMaps and Secrets)
+//! ```
+//!
+//! What is decided is in `node_object`, `refs` and `pods`: values in, values out. Statuses of pods go the other
+//! way, through [`crate::status`].
+
+mod bootstrap;
+mod facts;
+mod heartbeat;
+mod lease;
+mod node_object;
+mod pods;
+mod refs;
+mod register;
+
+pub use bootstrap::{Bootstrap, BootstrapError};
+pub use facts::Machine;
+pub use heartbeat::Readiness;
+pub use heartbeat::run as heartbeat;
+pub use lease::run as lease;
+pub use node_object::{Identity, Taints};
+pub use pods::{Own, own_node, own_pods, run as follow_pods, services};
+pub use register::{RegisterError, ensure};

@@ -1,0 +1,316 @@
+//! Pods that the API server gives this node, with what they refer to, as one [`Desired`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::refs::Refs;
+use crate::api::{Client, Feed, Set, Sets, follow, path_of_all};
+use crate::names::{ObjectName, PodUid};
+use crate::sources::{Desired, Objects};
+
+/// How long a new pod is held back for what it refers to: then it starts, and says itself what it misses.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Own pods as the API server has them, status and all.
+pub type Own = Sets<Pod>;
+
+/// Follows the pods of `node`.
+pub fn own_pods(client: &Client, node: &str, stop: &CancellationToken) -> Own {
+    follow(client.clone(), feed::<Pod>(Some(format!("spec.nodeName={node}"))), stop.child_token())
+}
+
+/// Follows the Node object of `node` alone.
+pub fn own_node(client: &Client, node: &str, stop: &CancellationToken) -> Sets<Node> {
+    follow(client.clone(), feed::<Node>(Some(format!("metadata.name={node}"))), stop.child_token())
+}
+
+/// Follows all Services.
+pub fn services(client: &Client, stop: &CancellationToken) -> Sets<Service> {
+    follow(client.clone(), feed::<Service>(None), stop.child_token())
+}
+
+pub(super) fn feed<T: k8s_openapi::Resource + DeserializeOwned>(fields: Option<String>) -> Feed<T> {
+    Feed { path: path_of_all::<T>(None), fields, labels: None, decode: typed::<T> }
+}
+
+fn typed<T: DeserializeOwned>(object: Value) -> Result<Option<T>, serde_json::Error> {
+    serde_json::from_value(object).map(Some)
+}
+
+/// Publishes what this node should be running until `stop`: first when everything is known that a pod refers to, or after five
+/// seconds. `keep` says of a pod that has ended whether the agent knows it:
+/// one that it does not was finished by a former node, and there is nothing to do for it. `services` may be absent, where
+/// nobody may list them; `nodes` holds this Node alone.
+pub async fn run(
+    client: Client,
+    mut own: Own,
+    mut services: Sets<Service>,
+    mut nodes: Sets<Node>,
+    keep: impl Fn(&PodUid) -> bool + Send,
+    desired: watch::Sender<Arc<Desired>>,
+    stop: CancellationToken,
+) {
+    let mut objects = Referred::new(client, stop.clone());
+    let mut held = BTreeMap::<PodUid, Instant>::new();
+    let mut last = Desired::default();
+    let mut published = false;
+    loop {
+        if let Some(pods) = own.borrow_and_update().clone() {
+            objects.follow_only(pods.values().fold(Refs::default(), |mut all, pod| {
+                all.extend(Refs::of(pod));
+                all
+            }));
+            let services = services.borrow_and_update().clone().unwrap_or_default();
+            let found = objects.found(near(&services, &pods));
+            let mut next = wanted(&pods, found, &last, &keep);
+            next.node_labels = labels(&nodes.borrow_and_update()).or_else(|| last.node_labels.clone());
+            hold_back(&mut next, &last, &mut held, |pod| objects.has_all(&Refs::of(pod)));
+            // Pods of a former agent run already: a first set without them would look like their end.
+            let whole = published || held.is_empty();
+            if whole && (next != last || !published) {
+                published = true;
+                last = next.clone();
+                desired.send_replace(Arc::new(next));
+            }
+        }
+        let due = held.values().min().map(|since| *since + PATIENCE);
+        tokio::select! {
+            () = stop.cancelled() => return,
+            Ok(()) = own.changed() => {}
+            Ok(()) = services.changed() => {}
+            Ok(()) = nodes.changed() => {}
+            () = objects.changed.notified() => {}
+            () = wait_for(due) => {}
+        }
+    }
+}
+
+async fn wait_for(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Labels that pods choose the node by.
+fn labels(nodes: &Option<Arc<Set<Node>>>) -> Option<BTreeMap<String, String>> {
+    nodes.as_ref()?.values().next()?.metadata.labels.clone()
+}
+
+/// Services that own pods see in their environment: those of their namespaces, and the API server's. With all of a large
+/// cluster's, each change anywhere would be news to every pod.
+fn near(services: &Set<Service>, pods: &Set<Pod>) -> Set<Service> {
+    let namespaces: BTreeSet<&str> = pods.keys().map(|name| name.namespace.as_str()).collect();
+    let near = |name: &ObjectName| {
+        namespaces.contains(name.namespace.as_str()) || (name.namespace == "default" && name.name == "kubernetes")
+    };
+    services.iter().filter(|(name, _)| near(name)).map(|(name, service)| (name.clone(), Arc::clone(service))).collect()
+}
+
+/// The wanted set: every own pod that has not ended. What did not change is the same `Arc` as before.
+fn wanted(pods: &Set<Pod>, objects: Objects, last: &Desired, keep: &impl Fn(&PodUid) -> bool) -> Desired {
+    let mut desired = Desired { objects, ..Desired::default() };
+    for pod in pods.values() {
+        let Some(uid) = pod.metadata.uid.clone().and_then(|uid| PodUid::try_from(uid).ok()) else { continue };
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        let mirror =
+            pod.metadata.annotations.as_ref().is_some_and(|all| all.contains_key("kubernetes.io/config.mirror"));
+        let ended = matches!(phase, Some("Succeeded" | "Failed"));
+        if mirror || (ended && !last.pods.contains_key(&uid) && !keep(&uid)) {
+            continue;
+        }
+        let lean = lean(pod);
+        let same = last.pods.get(&uid).filter(|old| ***old == lean).cloned();
+        desired.pods.insert(uid, same.unwrap_or_else(|| Arc::new(lean)));
+    }
+    desired
+}
+
+/// Without what we write ourselves: our own status must not look like a new wish.
+fn lean(pod: &Pod) -> Pod {
+    let mut pod = pod.clone();
+    pod.status = None;
+    pod.metadata.resource_version = None;
+    pod.metadata.managed_fields = None;
+    pod
+}
+
+/// Takes new pods out for which something is not known yet, for a while.
+fn hold_back(next: &mut Desired, last: &Desired, held: &mut BTreeMap<PodUid, Instant>, has_all: impl Fn(&Pod) -> bool) {
+    let now = Instant::now();
+    let early = |uid: &PodUid, pod: &Pod, held: &mut BTreeMap<PodUid, Instant>| {
+        if last.pods.contains_key(uid) || has_all(pod) {
+            return false;
+        }
+        *held.entry(uid.clone()).or_insert(now) + PATIENCE > now
+    };
+    next.pods.retain(|uid, pod| !early(uid, pod, held));
+    // One whose patience is over is wanted, and one that went is held no more.
+    held.retain(|uid, since| !next.pods.contains_key(uid) && *since + PATIENCE > now);
+}
+
+/// ConfigMaps and Secrets, each followed by its own name: a node may not see others.
+struct Referred {
+    client: Client,
+    stop: CancellationToken,
+    changed: Arc<tokio::sync::Notify>,
+    config_maps: BTreeMap<ObjectName, Followed<ConfigMap>>,
+    secrets: BTreeMap<ObjectName, Followed<Secret>>,
+}
+
+struct Followed<T> {
+    sets: Sets<T>,
+    stop: CancellationToken,
+}
+
+impl<T> Drop for Followed<T> {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Referred {
+    fn new(client: Client, stop: CancellationToken) -> Self {
+        Self { client, stop, changed: Arc::default(), config_maps: BTreeMap::new(), secrets: BTreeMap::new() }
+    }
+
+    fn follow_only(&mut self, refs: Refs) {
+        let Self { client, stop, changed, config_maps, secrets } = self;
+        keep_only(config_maps, refs.config_maps, |name| followed(client, stop, changed, name));
+        keep_only(secrets, refs.secrets, |name| followed(client, stop, changed, name));
+    }
+
+    fn has_all(&self, refs: &Refs) -> bool {
+        let maps = refs.config_maps.iter().all(|name| listed(&self.config_maps, name));
+        maps && refs.secrets.iter().all(|name| listed(&self.secrets, name))
+    }
+
+    fn found(&self, services: Set<Service>) -> Objects {
+        Objects {
+            config_maps: newest(&self.config_maps),
+            secrets: newest(&self.secrets),
+            services,
+            ..Objects::default()
+        }
+    }
+}
+
+fn keep_only<T>(
+    all: &mut BTreeMap<ObjectName, Followed<T>>,
+    names: BTreeSet<ObjectName>,
+    begin: impl Fn(&ObjectName) -> Followed<T>,
+) {
+    all.retain(|name, _| names.contains(name));
+    for name in names {
+        all.entry(name).or_insert_with_key(|name| begin(name));
+    }
+}
+
+fn followed<T>(
+    client: &Client,
+    stop: &CancellationToken,
+    changed: &Arc<tokio::sync::Notify>,
+    name: &ObjectName,
+) -> Followed<T>
+where
+    T: k8s_openapi::Resource + DeserializeOwned + Send + Sync + 'static,
+{
+    let feed = Feed {
+        path: path_of_all::<T>(Some(&name.namespace)),
+        fields: Some(format!("metadata.name={}", name.name)),
+        labels: None,
+        decode: typed::<T>,
+    };
+    let stop = stop.child_token();
+    let sets = follow(client.clone(), feed, stop.clone());
+    let (mut heard, changed) = (sets.clone(), Arc::clone(changed));
+    tokio::spawn(async move {
+        while heard.changed().await.is_ok() {
+            changed.notify_one();
+        }
+    });
+    Followed { sets, stop }
+}
+
+fn listed<T>(all: &BTreeMap<ObjectName, Followed<T>>, name: &ObjectName) -> bool {
+    all.get(name).is_some_and(|followed| followed.sets.borrow().is_some())
+}
+
+fn newest<T>(all: &BTreeMap<ObjectName, Followed<T>>) -> BTreeMap<ObjectName, Arc<T>> {
+    let one = |(name, followed): (&ObjectName, &Followed<T>)| {
+        Some((name.clone(), followed.sets.borrow().as_ref()?.get(name).cloned()?))
+    };
+    all.iter().filter_map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pods(all: &[(&str, Value)]) -> Set<Pod> {
+        let one = |(name, rest): &(&str, Value)| {
+            let mut pod = json!({"metadata": {"name": name, "namespace": "n", "uid": format!("u-{name}"), "resourceVersion": "7"}});
+            for (key, value) in rest.as_object().unwrap() {
+                match key.as_str() {
+                    "annotations" => pod["metadata"]["annotations"] = value.clone(),
+                    _ => pod[key] = value.clone(),
+                }
+            }
+            (ObjectName::new("n", *name), Arc::new(serde_json::from_value(pod).unwrap()))
+        };
+        all.iter().map(one).collect()
+    }
+
+    fn names(desired: &Desired) -> Vec<&str> {
+        desired.pods.keys().map(PodUid::as_str).collect()
+    }
+
+    #[test]
+    fn ended_pods_of_others_and_mirrors_are_not_wanted() {
+        let all = pods(&[
+            ("a", json!({})),
+            ("done", json!({"status": {"phase": "Succeeded"}})),
+            ("known", json!({"status": {"phase": "Failed"}})),
+            ("mirror", json!({"annotations": {"kubernetes.io/config.mirror": "x"}})),
+        ]);
+        let known = |uid: &PodUid| uid.as_str() == "u-known";
+        let desired = wanted(&all, Objects::default(), &Desired::default(), &known);
+        assert_eq!(names(&desired), ["u-a", "u-known"]);
+    }
+
+    #[test]
+    fn our_own_status_is_no_new_wish() {
+        let first = wanted(&pods(&[("a", json!({}))]), Objects::default(), &Desired::default(), &|_: &PodUid| false);
+        let echoed = pods(&[("a", json!({"status": {"phase": "Running"}}))]);
+        let second = wanted(&echoed, Objects::default(), &first, &|_: &PodUid| false);
+        let uid = PodUid::try_from("u-a".to_owned()).unwrap();
+        assert!(Arc::ptr_eq(&first.pods[&uid], &second.pods[&uid]));
+        let ended = pods(&[("a", json!({"status": {"phase": "Succeeded"}}))]);
+        assert_eq!(names(&wanted(&ended, Objects::default(), &second, &|_: &PodUid| false)), ["u-a"], "its logs stay");
+    }
+
+    #[test]
+    fn a_new_pod_waits_for_what_it_refers_to_but_not_for_ever() {
+        let all = wanted(&pods(&[("a", json!({}))]), Objects::default(), &Desired::default(), &|_: &PodUid| false);
+        let mut held = BTreeMap::new();
+        let mut next = all.clone();
+        hold_back(&mut next, &Desired::default(), &mut held, |_| false);
+        assert!(names(&next).is_empty() && held.len() == 1);
+        let mut next = all.clone();
+        hold_back(&mut next, &Desired::default(), &mut held, |_| true);
+        assert_eq!((names(&next), held.len()), (vec!["u-a"], 0));
+        let mut next = all.clone();
+        hold_back(&mut next, &all, &mut held, |_| false);
+        assert_eq!(names(&next), ["u-a"], "one that runs goes on");
+    }
+}
