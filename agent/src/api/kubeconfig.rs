@@ -377,7 +377,7 @@ preferences: {}
         );
         check(
             &GOOD.replace("client-key:", "client-kee:"),
-            expect![[r#"line 7: users[0].user.client-kee: is not a field; did you mean "client-key"?"#]],
+            expect![[r#"line 7: users[0].user[client-kee]: unknown field; did you mean client-key?"#]],
         );
     }
 }
