@@ -1,5 +1,7 @@
 //! `longshore agent`: this machine as a node of a cluster.
 
+mod services;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,7 +23,7 @@ use crate::events::Recorder;
 use crate::names::PodUid;
 use crate::node::{self, facts};
 use crate::sources::Desired;
-use crate::{server, status};
+use crate::{proxy, server, status};
 
 /// The kubelet's word for a network that is not there yet.
 const NO_NETWORK: &str = "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady \
@@ -77,6 +79,8 @@ pub(super) struct AgentArgs {
     /// Registry hosts' settings, laid out as containerd's `certs.d/<host>/hosts.toml`.
     #[arg(long, default_value = "/etc/longshore/certs.d", value_name = "DIR")]
     registries: PathBuf,
+    #[command(flatten)]
+    services: services::ServiceArgs,
 }
 
 /// Runs the node until SIGTERM or Ctrl-C; its pods go on.
@@ -154,20 +158,27 @@ async fn join(
     let (wanted, mut desired) = watch::channel(Arc::new(Desired::default()));
     let pods_dir = config.dirs.pods();
     let keep = move |uid: &PodUid| pods_dir.join(uid.as_str()).exists();
-    let follow = cluster::follow_pods(client.clone(), own.clone(), services, nodes, keep, wanted, stop.clone());
+    let follow = cluster::follow_pods(client.clone(), own.clone(), services, nodes.clone(), keep, wanted, stop.clone());
     tasks.push(tokio::spawn(follow));
     // With half a list, live pods would look like orphans: nothing is adopted before the first whole one.
     desired.changed().await.context("the agent is stopping")?;
     let recorder = Recorder::default();
-    let node = node::Node::build(config.clone(), lock, runtime.clone(), desired.clone(), recorder).await?;
+    let node = node::Node::build(config.clone(), lock, runtime.clone(), desired.clone(), recorder.clone()).await?;
     let handle = node.handle();
     tasks.push(tokio::spawn(status::run(client.clone(), own, desired.clone(), handle.clone(), stop.clone())));
-    // Services and workloads are others' here, so there are none to list.
+    let turns = proxy::Turns::default();
+    let guard = node::firewall::guard(runtime.clone(), turns.clone(), recorder.clone(), true, stop.clone());
+    tasks.push(tokio::spawn(guard));
+    let (shown, services) = watch::channel(Arc::default());
+    if let Some(settings) = args.services.settings(&config, turns)? {
+        let (snapshots, following) = cluster::service_snapshots(args.services.client(client)?, nodes, stop.clone());
+        tasks.push(tokio::spawn(following));
+        tasks.push(tokio::spawn(proxy::run(snapshots, settings, recorder, shown, stop.clone())));
+    }
+    // Workloads are the controllers' here, so there are none to list.
     let asked_to_stop = CancellationToken::new();
-    let (_, no_services) = watch::channel(Arc::default());
     let (_, no_workloads) = watch::channel(Default::default());
-    let surface =
-        surface(&handle, no_workloads, &runtime, &config, no_services, desired.clone(), asked_to_stop.clone());
+    let surface = surface(&handle, no_workloads, &runtime, &config, services, desired.clone(), asked_to_stop.clone());
     let run = config.dirs.run.clone();
     let token = stop.clone();
     tasks.push(tokio::spawn(async move { report(server::serve(surface, &run, token), "the agent's socket").await }));

@@ -169,7 +169,7 @@ pub(super) async fn run(args: RunArgs, run_dir: PathBuf) -> anyhow::Result<ExitC
     }
     let proxy_stop = CancellationToken::new();
     let turns = proxy::Turns::default();
-    let guard = node::firewall::guard(runtime.clone(), turns.clone(), recorder.clone(), stop.clone());
+    let guard = node::firewall::guard(runtime.clone(), turns.clone(), recorder.clone(), false, stop.clone());
     tasks.push(tokio::spawn(guard));
     let proxy = proxy_settings(&args, &config, turns)?.map(|settings| {
         let source = proxy::standalone::snapshots(desired.clone(), handle.views.clone(), config.node_name.clone());

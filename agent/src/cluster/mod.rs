@@ -6,6 +6,7 @@
 //! heartbeat              conditions and facts, when they change or every five minutes
 //! lease                  "alive", every ten seconds
 //! follow_pods            own pods + what they refer to -> Desired   (refs: which ConfigMaps and Secrets)
+//! service_snapshots      Services + EndpointSlices -> what the proxy programs
 //! ```
 //!
 //! What is decided is in `node_object`, `refs` and `pods`: values in, values out. Statuses of pods go the other
@@ -19,6 +20,7 @@ mod node_object;
 mod pods;
 mod refs;
 mod register;
+mod services;
 
 pub use bootstrap::{Bootstrap, BootstrapError};
 pub use facts::Machine;
@@ -28,3 +30,4 @@ pub use lease::run as lease;
 pub use node_object::{Identity, Taints};
 pub use pods::{Own, own_node, own_pods, run as follow_pods, services};
 pub use register::{RegisterError, ensure};
+pub use services::snapshots as service_snapshots;

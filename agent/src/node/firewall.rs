@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use netfilter::Family;
-use netfilter::apply::{Fingerprint, Iptables, Watch};
+use netfilter::apply::{ApplyError, Fingerprint, Iptables, Watch};
 use runtime::Embedded;
 use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -21,7 +21,16 @@ const LOOK: Duration = Duration::from_millis(300);
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Looks until `stop`. Where the kernel cannot be asked, nothing is guarded and it is said.
-pub async fn guard(runtime: Arc<Embedded>, turns: Turns, recorder: Recorder, stop: CancellationToken) {
+///
+/// `as_kubelet` keeps a kubelet's own chains as well (KEP-3178): other programs learn from them which iptables this node
+/// uses, and the node's loopback stays out of the neighbours' reach.
+pub async fn guard(
+    runtime: Arc<Embedded>,
+    turns: Turns,
+    recorder: Recorder,
+    as_kubelet: bool,
+    stop: CancellationToken,
+) {
     // Finding the programs starts some: the first pods go first.
     if stop.run_until_cancelled(sleep(PAUSE)).await.is_none() {
         return;
@@ -37,6 +46,10 @@ pub async fn guard(runtime: Arc<Embedded>, turns: Turns, recorder: Recorder, sto
         Ok(Err(error)) => return tracing::warn!("a firewall that is reloaded will not be noticed: {}", chain(&*error)),
         Err(error) => return tracing::warn!("a firewall that is reloaded will not be noticed: {error}"),
     };
+    if as_kubelet {
+        let _turn = turns.take().await;
+        tell(kubelet_chains().await, &recorder);
+    }
     let mut guard = Guard { watch, last: None, own: 0 };
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -45,16 +58,32 @@ pub async fn guard(runtime: Arc<Embedded>, turns: Turns, recorder: Recorder, sto
         if !guard.somebody_wrote(*own) {
             continue;
         }
-        let done = runtime.ensure_network_rules().await;
+        tell(runtime.ensure_network_rules().await, &recorder);
+        if as_kubelet {
+            tell(kubelet_chains().await, &recorder);
+        }
         guard.settle(&mut own);
         drop(own);
-        if let Err(error) = done {
-            let message = format!("the pod network's packet rules cannot be put back: {}", chain(&error));
-            tracing::warn!("{message}");
-            recorder.record(About::Node, EventType::Warning, "FailedToGuardNetwork", message, Timestamp::now());
-        }
         stop.run_until_cancelled(sleep(PAUSE)).await;
     }
+}
+
+fn tell<E: std::error::Error + 'static>(done: Result<(), E>, recorder: &Recorder) {
+    if let Err(error) = done {
+        let message = format!("the node's packet rules cannot be put back: {}", chain(&error));
+        tracing::warn!("{message}");
+        recorder.record(About::Node, EventType::Warning, "FailedToGuardNetwork", message, Timestamp::now());
+    }
+}
+
+/// In both families; one that the kernel has not needs none.
+async fn kubelet_chains() -> Result<(), ApplyError> {
+    let make = || {
+        Iptables::find(Family::V4)?.make_kubelet_chains()?;
+        let is_there = std::path::Path::new("/proc/net/if_inet6").exists();
+        if is_there { Iptables::find(Family::V6)?.make_kubelet_chains() } else { Ok(()) }
+    };
+    spawn_blocking(make).await.unwrap_or(Ok(()))
 }
 
 struct Guard {

@@ -283,12 +283,12 @@ fn a_working_directory_outside_the_root_is_refused() {
 }
 
 #[test]
-fn a_user_namespace_is_refused() {
+fn a_user_namespace_is_not_made_like_the_others() {
     let pod = Pod::new();
     let mut plan = pod.plan("true");
     plan.create |= libc::CLONE_NEWUSER as u64;
     let (reason, errno) = reason(pod.try_start("web", &plan, "no").expect_err("it must not start"));
-    assert_eq!((reason.as_str(), errno), ("user namespaces are not supported by this runtime", libc::ENOTSUP));
+    assert_eq!((reason.as_str(), errno), ("a user namespace is not joined or made like others", libc::EINVAL));
 }
 
 #[test]
