@@ -19,8 +19,6 @@ pub struct Agent {
     place: Place,
     child: Option<Child>,
     flags: Vec<String>,
-    /// Searched for programs before all others.
-    programs: Option<PathBuf>,
 }
 
 /// Where an agent works: a network namespace with an address to the outside, folders, a cgroup.
@@ -278,17 +276,12 @@ impl Agent {
     /// # Errors
     /// When its place cannot be made.
     pub fn prepared(manifests: &[(&str, &str)]) -> Result<Self> {
-        let agent = Self { place: Place::new()?, child: None, flags: Vec::new(), programs: None };
+        let agent = Self { place: Place::new()?, child: None, flags: Vec::new() };
         std::fs::create_dir(agent.place.path("manifests"))?;
         for (name, text) in manifests {
             agent.write(name, text)?;
         }
         Ok(agent)
-    }
-
-    /// Programs in this folder are found before those of the machine, for every start from now on.
-    pub fn find_programs_in(&mut self, folder: PathBuf) {
-        self.programs = Some(folder);
     }
 
     /// One more flag for every start from now on.
@@ -302,13 +295,9 @@ impl Agent {
     /// When it cannot be started, or does not answer within 20 s.
     pub fn start(&mut self) -> Result<()> {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.place.path("agent.log"))?;
-        let mut command = self.place.command(program("longshore")?);
-        if let Some(programs) = &self.programs {
-            let path = std::env::var_os("PATH").unwrap_or_default();
-            let all = std::iter::once(programs.clone()).chain(std::env::split_paths(&path));
-            command.env("PATH", std::env::join_paths(all)?);
-        }
-        let child = command
+        let child = self
+            .place
+            .command(program("longshore")?)
             .args(self.arguments())
             .args(&self.flags)
             .env("PATH", self.search_path())
@@ -329,6 +318,7 @@ impl Agent {
         self.flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
     }
 
+    /// Programs in the place's own folder `bin` go before those of the machine.
     fn search_path(&self) -> String {
         let inherited = std::env::var("PATH").unwrap_or_default();
         format!("{}:{inherited}", self.place.path("bin").display())

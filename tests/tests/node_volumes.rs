@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::Value;
-use tests::agent::Agent;
+use tests::agent::{Agent, Place};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -130,12 +130,12 @@ fn a_class_of_nobody_gets_a_directory_and_an_ephemeral_claim_ends_with_its_pod()
 }
 
 /// A program that is called like the real one, says what it was called with, and mounts something else.
-fn fake_nfs(dir: &Path, script: &str) -> Result<PathBuf> {
-    let programs = dir.join("programs");
+fn fake_nfs(place: &Place, script: &str) -> Result<()> {
+    let programs = place.path("bin");
     fs::create_dir(&programs)?;
     fs::write(programs.join("mount.nfs"), format!("#!/bin/sh\n{script}\n"))?;
     fs::set_permissions(programs.join("mount.nfs"), fs::Permissions::from_mode(0o755))?;
-    Ok(programs)
+    Ok(())
 }
 
 #[test]
@@ -150,7 +150,6 @@ fn a_share_is_mounted_by_mount_nfs_and_its_failure_is_told() -> Result<()> {
         dir.path().join("calls").display(),
         share.display()
     );
-    let programs = fake_nfs(dir.path(), &script)?;
     let mounts = "[{name: n, mountPath: /n}]";
     let of = |server: &str| format!("[{{name: n, nfs: {{server: {server}, path: /export, readOnly: true}}}}]");
     let mut agent = Agent::prepared(&[
@@ -160,7 +159,7 @@ fn a_share_is_mounted_by_mount_nfs_and_its_failure_is_told() -> Result<()> {
         ),
         ("b.yaml", &pod("bad", STAYS, mounts, &of("'fd00::1'"))),
     ])?;
-    agent.find_programs_in(programs);
+    fake_nfs(agent.place(), &script)?;
     agent.start()?;
     agent.wait_for_pod("good", SOON, runs)?;
     agent
