@@ -42,7 +42,8 @@ test: packages-test $(image)
 
 bench: packages-test dist $(image)
 	@$(tools)/as-builder cargo build --locked --profile dist -p tests --bin bench
-	@$(tools)/as-root target/dist/bench
+	@folder=$$($(tools)/as-builder $(tools)/control-plane kube-proxy) || true; \
+	LONGSHORE_TEST_CONTROL_PLANE=$$folder $(tools)/as-root target/dist/bench
 
 dist:
 	@$(tools)/as-builder cargo build --locked --profile dist -p agent --bin longshore

@@ -1,13 +1,16 @@
 //! Figures, as a table: pod starts and memory of this build, and of containerd in the same run where it is installed.
 //!
 //! Every start is taken from outside: the clock runs from the moment a person or a caller asks until the container's
-//! own first line arrives through a FIFO on the host. Then services, in network namespaces. `bench pods`, `bench services` and
-//! `bench memory` (the agent with thousands of services) do a part.
+//! own first line arrives through a FIFO on the host. Then services, in network namespaces. Where the
+//! control plane's folder has a kube-proxy, that does the same beside the agent. `bench pods`, `bench services`,
+//! `bench kube-proxy` and `bench memory` (the agent with thousands of services) do a part.
 
 #![expect(clippy::print_stdout, reason = "a table on standard output is what this program is for")]
 
 mod containerd;
 mod fifo;
+mod kube_objects;
+mod kube_proxy;
 mod longshore;
 mod memory;
 mod probes;
@@ -28,7 +31,12 @@ fn main() -> Result<()> {
             probe_rows()
         }
         Some("pods") => pods(),
-        Some("services") => services::print(),
+        Some("services") => all_services(),
+        Some("kube-proxy") => {
+            let counts = std::env::args().skip(2).map(|count| Ok(count.parse()?)).collect::<Result<Vec<usize>>>()?;
+            kube_proxy::print(if counts.is_empty() { &kube_proxy::COUNTS } else { &counts });
+            Ok(())
+        }
         Some("memory") => {
             services::memory();
             Ok(())
@@ -36,9 +44,16 @@ fn main() -> Result<()> {
         _ => {
             pods()?;
             println!();
-            services::print()
+            all_services()
         }
     }
+}
+
+fn all_services() -> Result<()> {
+    services::print()?;
+    println!();
+    kube_proxy::print(&kube_proxy::COUNTS);
+    Ok(())
 }
 
 fn pods() -> Result<()> {

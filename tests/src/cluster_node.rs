@@ -30,11 +30,20 @@ impl ClusterNode {
     /// # Errors
     /// When it cannot be started.
     pub fn start(plane: &ControlPlane, last: u8, flags: &[&str]) -> Result<Self> {
+        let mut node = Self::with_credentials(plane, last, flags)?;
+        node.begin()?;
+        Ok(node)
+    }
+
+    /// The same, not started yet.
+    ///
+    /// # Errors
+    /// When its files cannot be written.
+    pub fn with_credentials(plane: &ControlPlane, last: u8, flags: &[&str]) -> Result<Self> {
         let user = format!("system:node:n{last}");
         let kubeconfig = plane.kubeconfig(&format!("n{last}.conf"), &user, Some("system:nodes"))?;
         let mut node = Self::prepared(plane, last, flags)?;
         node.flags.push(format!("--kubeconfig={}", kubeconfig.display()));
-        node.begin()?;
         Ok(node)
     }
 
@@ -100,6 +109,11 @@ impl ClusterNode {
             .context("starting longshore agent")?;
         self.child = Some(child);
         Ok(())
+    }
+
+    /// The agent's process, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
     }
 
     /// Where it works.

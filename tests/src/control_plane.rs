@@ -89,6 +89,11 @@ impl ControlPlane {
         self.dir.path().join(name)
     }
 
+    /// The name of its network namespace.
+    pub fn netns(&self) -> &str {
+        &self.netns
+    }
+
     fn shown(&self, name: &str) -> String {
         self.path(name).display().to_string()
     }
