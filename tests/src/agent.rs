@@ -369,14 +369,27 @@ impl Agent {
         Ok(std::fs::remove_file(self.place.path("manifests").join(name))?)
     }
 
+    fn command(&self, arguments: &[&str]) -> Result<Command> {
+        let mut command = self.place.command(program("longshore")?);
+        let run = format!("--run-dir={}", self.place.path("run").display());
+        command.arg(run).args(arguments).stdin(Stdio::null());
+        Ok(command)
+    }
+
     /// Runs `longshore …` against this agent.
     ///
     /// # Errors
     /// When it cannot be run; its exit code is the caller's to judge.
     pub fn cli(&self, arguments: &[&str]) -> Result<Output> {
-        let mut command = self.place.command(program("longshore")?);
-        let run = format!("--run-dir={}", self.place.path("run").display());
-        command.arg(run).args(arguments).stdin(Stdio::null()).output().context("running longshore")
+        self.command(arguments)?.output().context("running longshore")
+    }
+
+    /// Begins to run `longshore …` and does not wait for it; what it prints is nobody's.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn begin(&self, arguments: &[&str]) -> Result<Child> {
+        self.command(arguments)?.stdout(Stdio::null()).stderr(Stdio::null()).spawn().context("running longshore")
     }
 
     /// What `longshore …` prints.

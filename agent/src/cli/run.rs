@@ -403,8 +403,8 @@ impl Control for ByHand {
         self.handle.start_pods(pods).await
     }
 
-    async fn stop_pods(&self, pods: Vec<ObjectName>) {
-        let stops = pods.iter().map(|name| self.handle.stop_pod(name));
+    async fn stop_pods(&self, pods: Vec<ObjectName>, grace: Option<Duration>) {
+        let stops = pods.iter().map(|name| self.handle.stop_pod(name, grace));
         for (name, result) in pods.iter().zip(futures::future::join_all(stops).await) {
             // Between the look and the stop the pod may have gone by itself.
             if let Err(error) = result {

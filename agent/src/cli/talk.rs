@@ -350,12 +350,17 @@ pub(super) struct StopArgs {
     pods: Vec<String>,
     #[command(flatten)]
     namespace: Namespace,
+    /// At most this long for the pods to end, also for those that are stopping already; no container
+    /// is given less than 2 s, with 0 neither is a preStop hook run.
+    #[arg(long, value_name = "SECONDS", requires = "pods")]
+    grace_period: Option<u32>,
 }
 
 pub(super) async fn stop(agent: &Client, args: StopArgs) -> anyhow::Result<ExitCode> {
     let pods: Vec<_> = args.pods.iter().map(|name| pod_name(name, &args.namespace)).collect();
     let whole_agent = pods.is_empty();
-    let stopped: crate::server::Stopped = agent.post("/v1/stop", &crate::server::StopRequest { pods }).await?;
+    let request = crate::server::StopRequest { pods, grace_period: args.grace_period };
+    let stopped: crate::server::Stopped = agent.post("/v1/stop", &request).await?;
     print([match (whole_agent, stopped.pods) {
         (true, count) => format!("the agent stops with its {count} pods"),
         (false, 1) => "stopped 1 pod".to_owned(),
@@ -375,7 +380,8 @@ pub(super) struct StartArgs {
 
 pub(super) async fn start(agent: &Client, args: StartArgs) -> anyhow::Result<ExitCode> {
     let pods: Vec<_> = args.pods.iter().map(|name| pod_name(name, &args.namespace)).collect();
-    let started: crate::server::Stopped = agent.post("/v1/start", &crate::server::StopRequest { pods }).await?;
+    let request = crate::server::StopRequest { pods, grace_period: None };
+    let started: crate::server::Stopped = agent.post("/v1/start", &request).await?;
     print([match started.pods {
         1 => "started 1 pod".to_owned(),
         count => format!("started {count} pods"),

@@ -145,17 +145,17 @@ pub struct Handle {
 pub struct NoSuchPod(pub ObjectName);
 
 impl Handle {
-    /// Stops the pod with its grace period; it stays away until its manifest changes or it is started by hand. Returns
+    /// Stops the pod with its grace period, or with `grace` where that is sooner, also when it is stopping; it stays away until its manifest changes or it is started by hand. Returns
     /// when nothing of it is left.
     ///
     /// # Errors
     /// [`NoSuchPod`].
-    pub async fn stop_pod(&self, name: &ObjectName) -> Result<(), NoSuchPod> {
+    pub async fn stop_pod(&self, name: &ObjectName, grace: Option<Duration>) -> Result<(), NoSuchPod> {
         let known = self.views.borrow().values().any(|view| object_name(&view.pod) == *name);
         if !known {
             return Err(NoSuchPod(name.clone()));
         }
-        self.ask(|answer| Ask::Stop(vec![name.clone()], answer)).await;
+        self.ask(|answer| Ask::Stop(vec![name.clone()], grace, answer)).await;
         Ok(())
     }
 

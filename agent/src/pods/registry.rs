@@ -11,6 +11,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+use super::backoff::signed;
 use super::held::{Held, HeldPods};
 use super::life::{End, Life, Verdict};
 use super::mailbox::{Want, Wish};
@@ -65,8 +66,8 @@ impl Waker for Ears {
 /// What can be asked of the registry besides the set of wanted pods.
 pub enum Ask {
     /// These pods end and stay away until their manifest changes or they are started by hand, through restarts of the
-    /// agent too; answered when nothing of them is left.
-    Stop(Vec<ObjectName>, oneshot::Sender<()>),
+    /// agent too; answered when nothing of them is left. A time makes their grace periods shorter, also those that run.
+    Stop(Vec<ObjectName>, Option<Duration>, oneshot::Sender<()>),
     /// Those of these pods that were stopped by hand start again; answered with their names.
     Start(Vec<ObjectName>, oneshot::Sender<Vec<ObjectName>>),
     /// This pod has used more than it may, and why; it ends as failed.
@@ -314,6 +315,16 @@ impl Registry {
         self.pods.insert(uid.clone(), Entry { name, want, ending, rejected, task });
     }
 
+    /// Ends a pod within its grace period and this time; one that is ending, sooner.
+    fn hasten(&mut self, uid: &PodUid, within: Option<Duration>) {
+        let Some(entry) = self.pods.get_mut(uid) else { return };
+        entry.ending &= within.is_none();
+        let now = Timestamp::now();
+        let own = grace(&entry.want.pod, now);
+        let asked = within.and_then(|within| now.saturating_add(signed(within)).ok());
+        self.end(uid, asked.map_or(own, |asked| asked.min(own)));
+    }
+
     fn end(&mut self, uid: &PodUid, by: Timestamp) {
         let Some(entry) = self.pods.get_mut(uid) else { return };
         if !entry.ending {
@@ -323,7 +334,7 @@ impl Registry {
     }
 
     fn asked(&mut self, ask: Ask) {
-        let (pods, answer) = match ask {
+        let (pods, within, answer) = match ask {
             Ask::Start(names, answer) => {
                 // Whoever asked may have gone: the pods start all the same.
                 let _ = answer.send(self.held.release(&names));
@@ -339,22 +350,20 @@ impl Registry {
                 let _ = answer.send(self.pods.contains_key(&uid));
                 return;
             }
-            Ask::Stop(names, answer) => {
+            Ask::Stop(names, within, answer) => {
                 let named = self.pods.iter().filter(|(_, entry)| names.contains(&entry.name));
                 let pods: Vec<_> = named.map(|(uid, entry)| (uid.clone(), Arc::clone(&entry.want.pod))).collect();
                 let uids = pods.iter().map(|(uid, _)| uid.clone()).collect::<BTreeSet<_>>();
                 self.held.hold(pods, Timestamp::now());
-                (uids, answer)
+                (uids, within, answer)
             }
             Ask::StopAll(answer) => {
                 self.closed = true;
-                (self.pods.keys().cloned().collect(), answer)
+                (self.pods.keys().cloned().collect(), None, answer)
             }
         };
         for uid in &pods {
-            if let Some(pod) = self.pods.get(uid).map(|entry| Arc::clone(&entry.want.pod)) {
-                self.end(uid, grace(&pod, Timestamp::now()));
-            }
+            self.hasten(uid, within);
         }
         self.waiting.push((pods, answer));
         self.answer();

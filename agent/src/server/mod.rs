@@ -30,6 +30,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::DefaultBodyLimit;
@@ -100,9 +101,9 @@ pub struct Surface {
 /// Stops pods on a person's word.
 #[async_trait::async_trait]
 pub trait Control: Send + Sync {
-    /// Stops these pods with their grace periods and keeps them stopped until they are started or their manifest changes.
-    /// Answers when they are gone.
-    async fn stop_pods(&self, pods: Vec<ObjectName>);
+    /// Stops these pods with their grace periods, or with this one where it is sooner, and keeps them stopped until they
+    /// are started or their manifest changes. Answers when they are gone.
+    async fn stop_pods(&self, pods: Vec<ObjectName>, grace: Option<Duration>);
     /// Starts those of these pods again that were stopped so; answers which those are.
     async fn start_pods(&self, pods: Vec<ObjectName>) -> Vec<ObjectName>;
     /// Ends the agent, with all of its pods.

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::State;
 use k8s_openapi::api::core::v1::Pod;
@@ -66,6 +68,9 @@ impl From<&PodView> for PodRow {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct StopRequest {
     pub(crate) pods: Vec<ObjectName>,
+    /// Seconds; shortens the pods' own, and what is left of a stop that is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) grace_period: Option<u32>,
 }
 
 /// What was stopped.
@@ -94,12 +99,12 @@ pub(super) async fn stop(
         return Ok(Json(Stopped { pods }));
     }
     let is_held = |name: &ObjectName| surface.held.borrow().values().any(|held| held.name == *name);
-    let (held, running): (Vec<_>, Vec<_>) = request.pods.into_iter().partition(|name| is_held(name));
-    for name in &running {
+    for name in request.pods.iter().filter(|name| !is_held(name)) {
         find(&surface, name)?;
     }
-    let pods = held.len() + running.len();
-    surface.control.stop_pods(running).await;
+    let pods = request.pods.len();
+    let grace = request.grace_period.map(|seconds| Duration::from_secs(seconds.into()));
+    surface.control.stop_pods(request.pods, grace).await;
     Ok(Json(Stopped { pods }))
 }
 

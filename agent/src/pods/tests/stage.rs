@@ -328,7 +328,7 @@ async fn a_stopped_pod_stays_away_until_its_manifest_changes() {
     let stage = Stage::new(vec![pod(json!({"containers": [{"name": "c"}]}))]).await;
     stage.until("ready", ready).await;
     let handle = stage.node.as_ref().unwrap().handle();
-    handle.stop_pod(&crate::names::ObjectName::new("shop", "web")).await.unwrap();
+    handle.stop_pod(&crate::names::ObjectName::new("shop", "web"), None).await.unwrap();
     assert!(handle.views.borrow().is_empty() && stage.runtime.is_empty());
     stage.want(vec![pod(json!({"containers": [{"name": "c", "args": ["x"]}]}))]);
     stage.until("ready", ready).await;
