@@ -15,7 +15,7 @@ use crate::walk::{Differing, differing};
 use std::collections::HashSet;
 
 /// See [`CHAINS_PER_SECTION`](super::CHAINS_PER_SECTION); a service of two endpoints has three chains.
-const SERVICES_PER_SECTION: usize = 250;
+pub(super) const SERVICES_PER_SECTION: usize = 250;
 
 /// Taking one rule out of a chain of 5,000 costs 0.1 s, writing them all 0.4 s, and each further rule
 /// taken out costs a search: beyond this many the chain is written anew.

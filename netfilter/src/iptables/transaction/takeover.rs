@@ -1,5 +1,6 @@
 //! From whatever is in the kernel to a ruleset, or to nothing.
 
+use super::between::SERVICES_PER_SECTION;
 use super::{CHAINS_PER_SECTION, Op, Section, Transaction};
 use crate::ServicePortName;
 use crate::iptables::tables::{Tables, built_in};
@@ -14,17 +15,20 @@ impl Transaction {
     /// somebody's hand. Chains that already are as they should be stay untouched; chains of services that
     /// are no more go. Nothing stops working on the way.
     pub fn takeover(found: &Tables, new: &Ruleset) -> Self {
-        let own = || new.services.iter().flat_map(|(name, rules)| rules.chains.iter().map(move |chain| (name, chain)));
-        let differing: Vec<_> = own()
-            .filter(|(_, chain)| !is_as_wanted(found, Table::Nat, chain, new))
-            .map(|(name, chain)| (Some(name), chain))
-            .collect();
-        let names: HashSet<_> = own().map(|(_, chain)| &*chain.name).collect();
+        let own = || new.services.values().flat_map(|rules| &rules.chains);
+        // A service's chains lead to each other, so none is cut in two.
+        let services: Vec<_> = new.services.iter().collect();
+        let differing = services.chunks(SERVICES_PER_SECTION).map(|services| {
+            let own = services.iter().flat_map(|(name, rules)| rules.chains.iter().map(|chain| (Some(*name), chain)));
+            let differing = own.filter(|(_, chain)| !is_as_wanted(found, Table::Nat, chain, new));
+            written(Table::Nat, &differing.collect::<Vec<_>>())
+        });
+        let names: HashSet<_> = own().map(|chain| &*chain.name).collect();
         let stale: Vec<_> =
             found.chains(Table::Nat).filter(|name| is_per_service(name) && !names.contains(name)).collect();
         let mut sections = vec![fixed(found, Table::Filter, new), missing_filter_rules(found, new)];
         sections.push(fixed(found, Table::Nat, new));
-        sections.extend(differing.chunks(CHAINS_PER_SECTION).map(|chunk| written(Table::Nat, chunk)));
+        sections.extend(differing);
         sections.push(differing_dispatch(found, Table::Nat, new));
         sections.extend(emptied(Table::Nat, &stale));
         sections.extend(removed(Table::Nat, &stale));

@@ -317,6 +317,16 @@ fn taking_over_the_same_rules_is_nothing_to_do() {
 }
 
 #[test]
+fn taking_over_many_services_cuts_none_in_two() {
+    let mut services = many(600);
+    // Three chains where the others have two: sections of 750 chains would end inside a service.
+    services.insert(crate::testing::name("a/first"), web(&["10.244.0.1:80", "10.244.0.2:80"]));
+    let mut fake = Fake::new(Family::V4);
+    let found = Tables::parse(Family::V4, &fake.to_string()).unwrap();
+    fake.apply(&Transaction::takeover(&found, &Ruleset::render(&services, &node()))).unwrap();
+}
+
+#[test]
 fn a_chain_edited_by_hand_is_repaired_and_the_rest_left_alone() {
     let ruleset = ruleset(vec![other(), ("demo/web", web(&["10.244.0.1:80"]))]);
     let mut fake = Fake::new(Family::V4);
