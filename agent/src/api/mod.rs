@@ -28,3 +28,4 @@ pub use follow::{Feed, Set, Sets, follow};
 pub use kubeconfig::{Kubeconfig, KubeconfigError, Source, User};
 pub use objects::{path_of, path_of_all};
 pub use patience::Patience;
+pub(crate) use patience::random_part;

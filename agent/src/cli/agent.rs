@@ -155,15 +155,17 @@ async fn join(
 
     let own = cluster::own_pods(client, &config.node_name, stop);
     let services = cluster::services(client, stop);
+    let tokens = cluster::AccountTokens::new(client.clone());
     let (wanted, mut desired) = watch::channel(Arc::new(Desired::default()));
     let pods_dir = config.dirs.pods();
     let keep = move |uid: &PodUid| pods_dir.join(uid.as_str()).exists();
-    let follow = cluster::follow_pods(client.clone(), own.clone(), services, nodes.clone(), keep, wanted, stop.clone());
+    let follow = cluster::follow_pods(tokens.clone(), own.clone(), services, nodes.clone(), keep, wanted, stop.clone());
     tasks.push(tokio::spawn(follow));
     // With half a list, live pods would look like orphans: nothing is adopted before the first whole one.
     desired.changed().await.context("the agent is stopping")?;
     let recorder = Recorder::default();
-    let node = node::Node::build(config.clone(), lock, runtime.clone(), desired.clone(), recorder.clone()).await?;
+    let (at, tokens) = (runtime.clone(), Some(Arc::new(tokens) as _));
+    let node = node::Node::build(config.clone(), lock, at, desired.clone(), recorder.clone(), tokens).await?;
     let handle = node.handle();
     tasks.push(tokio::spawn(status::run(client.clone(), own, desired.clone(), handle.clone(), stop.clone())));
     let turns = proxy::Turns::default();

@@ -151,7 +151,7 @@ pub(super) async fn run(args: RunArgs, run_dir: PathBuf) -> anyhow::Result<ExitC
     let (state, pods) = (config.dirs.root.clone(), config.dirs.pods());
     let (workloads, published) = Task::open(&state, &pods, &config.node_name, desired, recorder.clone())?;
     let desired = published.desired;
-    let node = Node::build(config.clone(), lock, runtime.clone(), desired.clone(), recorder.clone()).await?;
+    let node = Node::build(config.clone(), lock, runtime.clone(), desired.clone(), recorder.clone(), None).await?;
     let handle = node.handle();
     let workloads_stop = CancellationToken::new();
     tasks.push(tokio::spawn(workloads.run(handle.views.clone(), workloads_stop.clone())));

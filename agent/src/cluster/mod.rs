@@ -6,6 +6,7 @@
 //! heartbeat              conditions and facts, when they change or every five minutes
 //! lease                  "alive", every ten seconds
 //! follow_pods            own pods + what they refer to -> Desired   (refs: which ConfigMaps and Secrets)
+//! AccountTokens          tokens for the pods' volumes, by request
 //! service_snapshots      Services + EndpointSlices -> what the proxy programs
 //! ```
 //!
@@ -21,6 +22,7 @@ mod pods;
 mod refs;
 mod register;
 mod services;
+mod tokens;
 
 pub use bootstrap::{Bootstrap, BootstrapError};
 pub use facts::Machine;
@@ -31,3 +33,4 @@ pub use node_object::{Identity, Taints};
 pub use pods::{Own, own_node, own_pods, run as follow_pods, services};
 pub use register::{RegisterError, ensure};
 pub use services::snapshots as service_snapshots;
+pub use tokens::AccountTokens;

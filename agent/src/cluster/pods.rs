@@ -8,16 +8,20 @@ use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::refs::Refs;
+use super::tokens::AccountTokens;
 use crate::api::{Client, Feed, Set, Sets, follow, path_of_all};
 use crate::names::{ObjectName, PodUid};
 use crate::sources::{Desired, Objects};
 
 /// How long a new pod is held back for what it refers to: then it starts, and says itself what it misses.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often tokens are looked at: the shortest-lived are due two minutes before they end.
+const RENEWING: Duration = Duration::from_secs(60);
 
 /// Own pods as the API server has them, status and all.
 pub type Own = Sets<Pod>;
@@ -48,9 +52,10 @@ fn typed<T: DeserializeOwned>(object: Value) -> Result<Option<T>, serde_json::Er
 /// Publishes what this node should be running until `stop`: first when everything is known that a pod refers to, or after five
 /// seconds. `keep` says of a pod that has ended whether the agent knows it:
 /// one that it does not was finished by a former node, and there is nothing to do for it. `services` may be absent, where
-/// nobody may list them; `nodes` holds this Node alone.
+/// nobody may list them; `nodes` holds this Node alone. When one of `tokens` is due, pods are told, and those of pods that
+/// are gone are forgotten.
 pub async fn run(
-    client: Client,
+    tokens: AccountTokens,
     mut own: Own,
     mut services: Sets<Service>,
     mut nodes: Sets<Node>,
@@ -58,7 +63,8 @@ pub async fn run(
     desired: watch::Sender<Arc<Desired>>,
     stop: CancellationToken,
 ) {
-    let mut objects = Referred::new(client, stop.clone());
+    let mut objects = Referred::new(tokens.client().clone(), stop.clone());
+    let (mut renewing, mut renewals) = (interval(RENEWING), 0);
     let mut held = BTreeMap::<PodUid, Instant>::new();
     let mut last = Desired::default();
     let mut published = false;
@@ -69,7 +75,7 @@ pub async fn run(
                 all
             }));
             let services = services.borrow_and_update().clone().unwrap_or_default();
-            let found = objects.found(near(&services, &pods));
+            let found = Objects { renewals, ..objects.found(near(&services, &pods)) };
             let mut next = wanted(&pods, found, &last, &keep);
             next.node_labels = labels(&nodes.borrow_and_update()).or_else(|| last.node_labels.clone());
             hold_back(&mut next, &last, &mut held, |pod| objects.has_all(&Refs::of(pod)));
@@ -89,6 +95,7 @@ pub async fn run(
             Ok(()) = nodes.changed() => {}
             () = objects.changed.notified() => {}
             () = wait_for(due) => {}
+            _ = renewing.tick() => renewals += u64::from(tokens.look(|uid| last.pods.contains_key(uid))),
         }
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! facts::problems(&Facts::probe())            // can this machine run pods? Before anything is changed
 //! lock(&Config) -> Lock                       // a second agent is told the first one's pid
-//! Node::build(Config, Lock, Arc<dyn Runtime>, watch::Receiver<Arc<Desired>>, Recorder) -> Node
+//! Node::build(Config, Lock, Arc<dyn Runtime>, watch::Receiver<Arc<Desired>>, Recorder, tokens) -> Node
 //!     // adopts what runs, starts all tasks
 //! node.handle() -> Handle                     // Clone; for the command line and the agent's socket
 //! node.stop().await                           // the tasks end, the pods go on

@@ -17,10 +17,11 @@ use crate::pods::seams::{HookError, HttpHooks, PodProbes, PodVolumes, Probed};
 use crate::probes::{HookAnswer, Http, ProbeResults, Probes, Running, SavedProbes, http_get};
 use crate::resources::cgroup_values;
 use crate::sources::{Desired, Objects};
-use crate::volumes::{KernelMounts, MountedVolumes, SubPath, VolumeError, Volumes};
+use crate::volumes::{KernelMounts, MountedVolumes, SubPath, Tokens, VolumeError, Volumes};
 
 impl Node {
-    /// Adopts what runs and starts all tasks. `desired` must hold the whole set from the start.
+    /// Adopts what runs and starts all tasks. `desired` must hold the whole set from the start. Without `tokens`, volumes
+    /// that hold tokens of service accounts are refused.
     ///
     /// # Errors
     /// [`NodeError`]; nothing runs then.
@@ -30,8 +31,9 @@ impl Node {
         runtime: Arc<dyn Runtime>,
         desired: watch::Receiver<Arc<Desired>>,
         recorder: Recorder,
+        tokens: Option<Arc<dyn Tokens>>,
     ) -> Result<Self, NodeError> {
-        let volumes = volumes(&config);
+        let volumes = volumes(&config).with_tokens(tokens);
         let (seams, cgroups, probes) = real(&config, volumes.clone(), runtime, &recorder)?;
         let wanted = Arc::clone(&desired.borrow());
         let left = orphans::clear(&config, &volumes, &seams.runtime, &wanted).await;

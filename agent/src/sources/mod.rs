@@ -77,11 +77,13 @@ pub struct Objects {
     pub runtime_classes: BTreeMap<String, Arc<RuntimeClass>>,
     /// EndpointSlices as manifests give them: for Services without a selector.
     pub endpoint_slices: BTreeMap<ObjectName, Arc<EndpointSlice>>,
+    /// Grows when tokens of service accounts are due: volumes that hold them are brought up to date.
+    pub renewals: u64,
 }
 
 /// What of a pod this node cannot do, or cannot make sense of: each field with what is wrong with it.
 pub fn unsupported(pod: &Pod) -> Vec<String> {
-    validate::pod(pod).into_iter().map(|(field, problem)| format!("{field}: {problem}")).collect()
+    validate::pod_of_cluster(pod).into_iter().map(|(field, problem)| format!("{field}: {problem}")).collect()
 }
 
 impl fmt::Debug for Objects {

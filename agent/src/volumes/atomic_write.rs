@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use jiff::Timestamp;
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 
 use super::error::io;
@@ -152,6 +152,9 @@ fn fill(root: &OwnedFd, payload: &Payload, points: &[&String]) -> Result<String,
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let created = rustix::fs::openat(&parent, base, flags, Mode::from_raw_mode(0o600))?;
         write_all(&created, &file.bytes)?;
+        if let Some(owner) = file.owner {
+            rustix::fs::fchown(&created, Some(Uid::from_raw(owner)), None)?;
+        }
         rustix::fs::fchmod(&created, Mode::from_raw_mode(file.mode))?;
     }
     for point in points {

@@ -15,7 +15,7 @@ pub(super) fn payload(
     for item in items.unwrap_or_default() {
         check_path(&item.path)?;
         let text = text(item, pod, node).map_err(|source| SetUpError::Field { path: item.path.clone(), source })?;
-        let file = File { mode: mode(item.mode, default_mode), bytes: text.into_bytes() };
+        let file = File { mode: mode(item.mode, default_mode), owner: None, bytes: text.into_bytes() };
         payload.insert(plain(&item.path), file);
     }
     Ok(payload)

@@ -126,6 +126,9 @@ pub enum SetUpError {
     /// Something that this agent does not have.
     #[error("{0}")]
     Unsupported(String),
+    /// No token of a service account, in the kubelet's words.
+    #[error("{0}")]
+    Token(String),
     /// A claim that cannot be used, in the kubelet's words.
     #[error("error processing PVC {claim}: {reason}")]
     Claim {

@@ -2,7 +2,7 @@
 //!
 //! `plan` decides, without a look at the disk, what each volume of a pod has to hold; a file per kind says so for its
 //! kind. `set_up` makes it so, `atomic_write` changes what ConfigMaps, Secrets and labels changed, `subpath` and
-//! `tear_down` do what their names say. The API is unknown here: ConfigMaps and Secrets are handed in.
+//! `tear_down` do what their names say. The API is unknown here: ConfigMaps and Secrets are handed in, tokens are asked for on a seam.
 //!
 //! Everything below a pod's directory may be written by its containers: whoever writes or removes there goes by file
 //! descriptor and follows no link.
@@ -28,6 +28,7 @@ mod secret;
 mod set_up;
 mod subpath;
 mod tear_down;
+mod tokens;
 mod turns;
 mod usage;
 
@@ -45,6 +46,7 @@ use crate::sources::Objects;
 pub use error::{SetUpError, VolumeError};
 pub use layout::Layout;
 pub use mounts::{KernelMounts, Mounts};
+pub use tokens::{Token, TokenWanted, Tokens};
 
 /// One volume, ready to be given to containers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,6 +131,7 @@ pub struct Volumes {
     layout: Layout,
     mounts: Arc<dyn Mounts>,
     claims: claims::ClaimStore,
+    tokens: Option<Arc<dyn Tokens>>,
     turns: turns::Turns,
     /// Measuring waits for nothing that is set up, and holds nothing up.
     measuring: turns::Turns,
@@ -144,7 +147,13 @@ impl Volumes {
         let layout = Layout::new(root);
         let claims = claims::ClaimStore::new(claims.into(), layout.pods(), node_name);
         let (turns, measuring) = (turns::Turns::new(LIMIT), turns::Turns::new(LIMIT));
-        Self { layout, mounts, claims, turns, measuring }
+        Self { layout, mounts, claims, tokens: None, turns, measuring }
+    }
+
+    /// The same, with tokens of service accounts.
+    #[must_use]
+    pub fn with_tokens(self, tokens: Option<Arc<dyn Tokens>>) -> Self {
+        Self { tokens, ..self }
     }
 
     /// Where things are.
@@ -164,7 +173,8 @@ impl Volumes {
         objects: &Objects,
         node: &Allocatable,
     ) -> Result<Arc<MountedVolumes>, VolumeError> {
-        let plan = plan::plan(pod, objects, node)?;
+        let issued = tokens::issue(self.tokens.as_deref(), pod, uid).await;
+        let plan = plan::plan(pod, objects, node, &issued)?;
         if plan.is_empty() {
             return Ok(Arc::default());
         }
@@ -183,7 +193,7 @@ impl Volumes {
         self.turns.run(uid, work).await.map(Arc::new)
     }
 
-    /// Rewrites what has changed in ConfigMaps, Secrets or the pod's own fields; containers see it at once, except
+    /// Rewrites what has changed in ConfigMaps, Secrets, tokens or the pod's own fields; containers see it at once, except
     /// through a sub path. Anything else is left alone.
     ///
     /// # Errors
@@ -195,7 +205,9 @@ impl Volumes {
         objects: &Objects,
         node: &Allocatable,
     ) -> Result<(), VolumeError> {
-        let plan: Vec<_> = plan::plan(pod, objects, node)?.into_iter().filter(plan::Planned::changes).collect();
+        let issued = tokens::issue(self.tokens.as_deref(), pod, uid).await;
+        let plan = plan::plan(pod, objects, node, &issued)?;
+        let plan: Vec<_> = plan.into_iter().filter(plan::Planned::changes).collect();
         if plan.is_empty() {
             return Ok(());
         }

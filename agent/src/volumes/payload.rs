@@ -10,6 +10,8 @@ use super::SetUpError;
 pub(super) struct File {
     /// Permission bits, exactly these.
     pub mode: u32,
+    /// Its user; root where there is none.
+    pub owner: Option<u32>,
     /// Content.
     pub bytes: Vec<u8>,
 }
@@ -17,7 +19,8 @@ pub(super) struct File {
 impl fmt::Debug for File {
     /// Never the content: it may be secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:04o} {} bytes", self.mode, self.bytes.len())
+        write!(f, "{:04o} {} bytes", self.mode, self.bytes.len())?;
+        self.owner.map_or(Ok(()), |owner| write!(f, " of user {owner}"))
     }
 }
 
@@ -72,7 +75,8 @@ pub(super) fn from_keys<'a>(
     let Some(items) = items.filter(|items| !items.is_empty()) else {
         for (key, bytes) in keys {
             check_path(key)?;
-            payload.insert((*key).to_owned(), File { mode: mode(None, default_mode), bytes: bytes.to_vec() });
+            payload
+                .insert((*key).to_owned(), File { mode: mode(None, default_mode), owner: None, bytes: bytes.to_vec() });
         }
         return Ok(payload);
     };
@@ -80,7 +84,7 @@ pub(super) fn from_keys<'a>(
         match keys.get(item.key.as_str()) {
             Some(bytes) => {
                 check_path(&item.path)?;
-                let file = File { mode: mode(item.mode, default_mode), bytes: bytes.to_vec() };
+                let file = File { mode: mode(item.mode, default_mode), owner: None, bytes: bytes.to_vec() };
                 payload.insert(plain(&item.path), file);
             }
             None if optional => {}

@@ -11,6 +11,7 @@ use super::empty_dir::EmptyDir;
 use super::host_path::Expected;
 use super::ownership::Policy;
 use super::payload::{Payload, check_path, plain};
+use super::tokens::Issued;
 use super::{ImageVolume, SetUpError, VolumeError, config_map, downward_api, empty_dir, projected, secret};
 use crate::fields::Allocatable;
 use crate::names::ObjectName;
@@ -63,13 +64,18 @@ impl Planned {
 }
 
 /// What the volumes that containers mount have to be, in the order of the pod.
-pub(super) fn plan(pod: &Pod, objects: &Objects, node: &Allocatable) -> Result<Vec<Planned>, VolumeError> {
+pub(super) fn plan(
+    pod: &Pod,
+    objects: &Objects,
+    node: &Allocatable,
+    issued: &Issued,
+) -> Result<Vec<Planned>, VolumeError> {
     let Some(spec) = &pod.spec else { return Ok(Vec::new()) };
     let used = used(spec)?;
     let volumes = spec.volumes.iter().flatten().filter(|volume| used.contains(volume.name.as_str()));
     let fs_group = fs_group(spec);
     volumes
-        .map(|volume| match what(volume, pod, spec, objects, node) {
+        .map(|volume| match what(volume, pod, spec, objects, node, issued) {
             Ok(what) => {
                 Ok(Planned { name: volume.name.clone(), what, fs_group, shared: is_shared(spec, &volume.name) })
             }
@@ -141,7 +147,14 @@ fn used(spec: &PodSpec) -> Result<BTreeSet<&str>, VolumeError> {
     Ok(used)
 }
 
-fn what(volume: &Volume, pod: &Pod, spec: &PodSpec, objects: &Objects, node: &Allocatable) -> Result<What, SetUpError> {
+fn what(
+    volume: &Volume,
+    pod: &Pod,
+    spec: &PodSpec,
+    objects: &Objects,
+    node: &Allocatable,
+    issued: &Issued,
+) -> Result<What, SetUpError> {
     let named = |name: &str| ObjectName::new(pod.metadata.namespace.as_deref().unwrap_or("default"), name);
     let files = |plugin, on_tmpfs: bool, payload| {
         let tmpfs = on_tmpfs.then(|| empty_dir::memory_size(None, spec, node));
@@ -195,7 +208,7 @@ fn what(volume: &Volume, pod: &Pod, spec: &PodSpec, objects: &Objects, node: &Al
         return Ok(files("kubernetes.io~downward-api", true, payload));
     }
     if let Some(source) = &volume.projected {
-        return Ok(files("kubernetes.io~projected", true, projected::payload(source, pod, objects, node)?));
+        return Ok(files("kubernetes.io~projected", true, projected::payload(source, pod, objects, node, issued)?));
     }
     Err(SetUpError::Unsupported("this kind of volume is not supported on its own yet".to_owned()))
 }

@@ -1,6 +1,7 @@
 use k8s_openapi::api::core::v1::{Pod, ProjectedVolumeSource, VolumeProjection};
 
 use super::payload::Payload;
+use super::tokens::{self, Issued};
 use super::{SetUpError, config_map, downward_api, secret};
 use crate::fields::Allocatable;
 use crate::names::ObjectName;
@@ -12,11 +13,12 @@ pub(super) fn payload(
     pod: &Pod,
     objects: &Objects,
     node: &Allocatable,
+    issued: &Issued,
 ) -> Result<Payload, SetUpError> {
     let mut payload = Payload::new();
     let mut failed = Vec::new();
     for part in source.sources.iter().flatten() {
-        match one(part, source.default_mode, pod, objects, node) {
+        match one(part, source.default_mode, pod, objects, node, issued) {
             Ok(files) => payload.extend(files),
             Err(error) => failed.push(error),
         }
@@ -34,6 +36,7 @@ fn one(
     pod: &Pod,
     objects: &Objects,
     node: &Allocatable,
+    issued: &Issued,
 ) -> Result<Payload, SetUpError> {
     let named = |name: &str| ObjectName::new(pod.metadata.namespace.as_deref().unwrap_or("default"), name);
     if let Some(source) = &part.secret {
@@ -49,9 +52,10 @@ fn one(
     if let Some(source) = &part.downward_api {
         return downward_api::payload(source.items.as_deref(), default_mode, pod, node);
     }
-    let missing = if part.service_account_token.is_some() {
-        "a serviceAccountToken needs an API server to issue it"
-    } else if part.cluster_trust_bundle.is_some() {
+    if let Some(source) = &part.service_account_token {
+        return tokens::payload(source, default_mode, pod, issued);
+    }
+    let missing = if part.cluster_trust_bundle.is_some() {
         "a clusterTrustBundle needs an API server that has it"
     } else if part.pod_certificate.is_some() {
         "a podCertificate needs an API server with a signer for it"

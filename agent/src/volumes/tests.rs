@@ -91,6 +91,48 @@ fn fs_type(path: &Path) -> i64 {
 
 const TMPFS: i64 = 0x0102_1994;
 
+/// Each token is another one.
+#[derive(Default)]
+struct Counting(std::sync::atomic::AtomicU32);
+
+#[async_trait::async_trait]
+impl Tokens for Counting {
+    async fn token(&self, wanted: &TokenWanted) -> Result<Token, String> {
+        let count = self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        match count {
+            2 => Err("failed to fetch token: away".to_owned()),
+            _ => Ok(Token(format!("{}/{} {} {count}", wanted.pod.namespace, wanted.account, wanted.seconds))),
+        }
+    }
+}
+
+#[test]
+fn a_renewed_token_reaches_the_volume_and_is_its_readers_alone() {
+    in_private_mounts(|fixture| async move {
+        let mut spec = mounting(json!([{"name": "t", "projected": {"sources": [
+            {"serviceAccountToken": {"path": "token", "expirationSeconds": 3607}}]}}]));
+        spec["serviceAccountName"] = json!("clerk");
+        spec["securityContext"] = json!({"runAsUser": 7, "fsGroup": 9});
+        let refused = fixture.make(&spec, &Objects::default()).await.unwrap_err().for_people();
+        assert!(refused.ends_with("a serviceAccountToken needs an API server to issue it"), "{refused}");
+
+        let volumes = fixture.volumes.clone().with_tokens(Some(Arc::new(Counting::default())));
+        let (pod, uid, none) = (pod(&spec), uid(), Objects::default());
+        let mounted = volumes.ensure_mounted(&pod, &uid, &none, &NODE).await.unwrap();
+        let file = mounted.host_path("t").unwrap().join("token");
+        let read = || fs::read_to_string(&file).unwrap();
+        assert_eq!((read().as_str(), fs_type(file.parent().unwrap())), ("shop/clerk 3607 0", TMPFS));
+        volumes.refresh(&pod, &uid, &none, &NODE).await.unwrap();
+        assert_eq!(read(), "shop/clerk 3607 1");
+        let stat = fs::metadata(&file).unwrap();
+        assert_eq!((stat.uid(), stat.gid(), stat.mode() & 0o7777), (7, 9, 0o640));
+        let error = volumes.refresh(&pod, &uid, &none, &NODE).await.unwrap_err().for_people();
+        assert_eq!(error, "MountVolume.SetUp failed for volume \"t\" : failed to fetch token: away");
+        assert_eq!(read(), "shop/clerk 3607 1", "what it held stays");
+        fixture.end().await;
+    });
+}
+
 #[test]
 fn secrets_are_in_memory_and_follow_their_object() {
     in_private_mounts(|fixture| async move {

@@ -22,6 +22,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 #[derive(Debug, Default)]
 pub(super) struct Report {
     found: Vec<(String, String)>,
+    /// There is an API server that issues tokens.
+    has_tokens: bool,
 }
 
 impl Report {
@@ -75,7 +77,16 @@ pub(super) fn metadata(meta: &ObjectMeta) -> Vec<(String, String)> {
 
 /// Problems of a pod whose defaults are applied.
 pub(super) fn pod(pod: &Pod) -> Vec<(String, String)> {
-    let mut report = Report::default();
+    pod_with(pod, Report::default())
+}
+
+/// The same where an API server has looked at it, and issues tokens. A node of its own has refused those before; a
+/// pod that got past that is refused by its volume.
+pub(super) fn pod_of_cluster(pod: &Pod) -> Vec<(String, String)> {
+    pod_with(pod, Report { has_tokens: true, ..Report::default() })
+}
+
+fn pod_with(pod: &Pod, mut report: Report) -> Vec<(String, String)> {
     names::object(&pod.metadata, &mut report);
     match &pod.spec {
         Some(spec) => pod::spec(spec, &mut report),

@@ -10,7 +10,7 @@ use super::*;
 fn payload(files: &[(&str, &str)]) -> Payload {
     files
         .iter()
-        .map(|(path, text)| ((*path).to_owned(), File { mode: 0o644, bytes: text.as_bytes().to_vec() }))
+        .map(|(path, text)| ((*path).to_owned(), File { mode: 0o644, owner: None, bytes: text.as_bytes().to_vec() }))
         .collect()
 }
 

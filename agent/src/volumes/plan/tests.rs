@@ -31,7 +31,7 @@ fn check_pod(spec: Value, want: Expect) {
     let pod: Pod = serde_json::from_value(pod).unwrap();
     let node = Allocatable { cpu_millis: 2_000, memory_bytes: 1 << 30, ephemeral_storage_bytes: 1 << 40 };
     let mut text = String::new();
-    match plan(&pod, &objects(), &node) {
+    match plan(&pod, &objects(), &node, &Issued::new()) {
         Err(error) => writeln!(text, "{}", error.for_people()).unwrap(),
         Ok(plan) => plan.iter().for_each(|planned| render(planned, &mut text)),
     }
