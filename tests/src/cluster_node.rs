@@ -116,6 +116,15 @@ impl ClusterNode {
         self.child.as_ref().map(Child::id)
     }
 
+    /// Starts it again and waits until it answers: it has taken over what it found.
+    ///
+    /// # Errors
+    /// When it cannot be started, or does not answer.
+    pub fn come_back(&mut self) -> Result<()> {
+        self.spawn()?;
+        self.wait("agent's socket", |node| Ok(node.cli(&["ps"])?.status.success().then_some(())))
+    }
+
     /// Where it works.
     pub fn place(&self) -> &Place {
         &self.place

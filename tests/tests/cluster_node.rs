@@ -83,7 +83,7 @@ fn a_pod_runs_survives_the_agent_and_goes_when_it_is_deleted() -> Result<()> {
     node.wait("line in the log", |_| Ok(std::fs::read_to_string(&log)?.contains("hello softly").then_some(())))?;
 
     node.kill()?;
-    node.spawn()?;
+    node.come_back()?;
     let again = node.wait_for_pod(&plane, "web", is_ready)?;
     ensure!(container(&again)["containerID"] == container(&first)["containerID"], "{again}");
 

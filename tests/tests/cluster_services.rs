@@ -69,8 +69,7 @@ fn services_of_the_cluster_are_programmed_and_followed() -> Result<()> {
     node.kill()?;
     ensure!(ask(&node, &address)? == "second", "the rules went with the agent");
     plane.start_api_server()?;
-    node.spawn()?;
-    node.wait("agent's socket", |node| Ok(node.cli(&["ps"])?.status.success().then_some(())))?;
+    node.come_back()?;
     ensure!(ask(&node, &address)? == "second", "the rules of the last agent were not taken over");
     plane.apply(&pod("three", "third"))?;
     plane.print(&["delete", "pod", "two", "--wait=false"])?;

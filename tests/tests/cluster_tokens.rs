@@ -73,7 +73,7 @@ fn a_pod_has_a_token_that_the_api_server_takes_and_that_names_it() -> Result<()>
 
     // What is remembered of the pod on disk does not hold it either; its volume is in memory.
     node.kill()?;
-    node.spawn()?;
+    node.come_back()?;
     let again = node.wait_for_pod(&plane, "web", is_ready)?;
     let id = |pod: &Value| pod["status"]["containerStatuses"][0]["containerID"].clone();
     ensure!(id(&again) == id(&ready), "{again}");

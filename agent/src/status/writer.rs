@@ -19,6 +19,9 @@ use crate::node::Handle;
 use crate::pods::tools::Gone;
 use crate::sources::Desired;
 
+/// When a pod is looked at again whose end was told while the registry still held it.
+const ABOUT_TO_END: Duration = Duration::from_millis(100);
+
 /// After a failed call: when the API server is back, statuses are right within five seconds.
 const RETRY: Duration = Duration::from_secs(2);
 /// Calls at the same time; the API server serves hundreds, and a node's pods are about a hundred.
@@ -138,6 +141,10 @@ impl Writer {
             let gone = self.is_gone(&uid, shown, wanted).await;
             let Some(told) = self.pods.get_mut(&uid) else { continue };
             let Some(api) = told.api.clone() else { continue };
+            if !gone && api.metadata.deletion_timestamp.is_some() && !shown.contains_key(&uid) {
+                // Its worker has told its end and is about to end: nothing else would wake us.
+                told.not_before = Some(Instant::now() + ABOUT_TO_END);
+            }
             let action = decide(&api, told.ours.as_ref(), gone);
             if told.is_told(&action) {
                 // All was said that can be; what an older server dropped is no reason to keep the object.
