@@ -11,18 +11,26 @@ use std::net::{IpAddr, SocketAddr};
 
 mod netlink; // ctnetlink, byte by byte
 
-/// One tracked connection, as far as services care.
+pub use netlink::forget;
+
+/// One connection that the kernel tracks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Flow {
-    protocol: Protocol,
+pub struct Flow {
+    /// UDP or SCTP.
+    pub protocol: Protocol,
+    /// Who began it.
+    pub client: SocketAddr,
     /// Where the client sends to.
-    to: SocketAddr,
+    pub to: SocketAddr,
     /// Where answers come from: another place than `to` when that was translated.
-    from: SocketAddr,
+    pub from: SocketAddr,
+    /// Where answers go to: another place than `client` when that was translated.
+    pub back: SocketAddr,
 }
 
 impl Flow {
-    fn is_translated(&self) -> bool {
+    /// Whether the kernel leads it to another place than the client sends to.
+    pub fn is_translated(&self) -> bool {
         self.to != self.from
     }
 }
@@ -167,7 +175,8 @@ mod tests {
 
     fn stale(old: &Model, new: &Model, to: &str, from: &str) -> bool {
         let wanted = Wanted::between(old, new, &["192.0.2.10".parse().unwrap()]).unwrap();
-        wanted.is_stale(&Flow { protocol: Protocol::Udp, to: socket(to), from: socket(from) })
+        let client = socket("198.51.100.9:4000");
+        wanted.is_stale(&Flow { protocol: Protocol::Udp, client, to: socket(to), from: socket(from), back: client })
     }
 
     #[test]

@@ -22,8 +22,8 @@ mod walk; // two sorted maps at once
 pub mod apply; // into the kernel, through the iptables programs
 pub mod conntrack; // connections that lead where no service does any more
 mod hash; // chain names
-pub mod iptables;
-pub mod nft; // the same for the nftables back end // rules, rulesets and transactions of the iptables back end
+pub mod iptables; // rules, rulesets and transactions of the iptables back end
+pub mod nft; // the same for the nftables back end
 
 #[cfg(test)]
 mod testing;

@@ -34,7 +34,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("agent", &["cri-proto", "runtime", "netfilter"]),
     ("runtime", &["cri-proto", "cni", "shim"]),
     ("shim", &[]),
-    ("cni", &[]),
+    ("cni", &["netfilter"]),
     ("netfilter", &[]),
     ("cri-proto", &[]),
 ];

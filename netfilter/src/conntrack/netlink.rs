@@ -44,8 +44,12 @@ const BUFFER: usize = 1 << 15;
 /// The kernel answers at once; a table of a hundred thousand entries takes a tenth of a second.
 const PATIENCE: i64 = 5;
 
-/// Forgets the UDP and SCTP connections of a family that are `stale`.
-pub(super) fn forget(family: Family, stale: impl Fn(&Flow) -> bool) -> io::Result<usize> {
+/// Forgets the UDP and SCTP connections of a family that are `stale`, in the calling thread's network namespace, and says how
+/// many that were. Blocks.
+///
+/// # Errors
+/// The kernel has no connection tracking, or refuses.
+pub fn forget(family: Family, stale: impl Fn(&Flow) -> bool) -> io::Result<usize> {
     let socket = open()?;
     let mut keys = Vec::new();
     send(&socket, &message(family, GET, REQUEST | DUMP, &[]))?;
@@ -122,9 +126,9 @@ fn flow(body: &[u8]) -> Option<(Flow, Vec<u8>)> {
             push(&mut key, kind, value);
         }
     }
-    let (protocol, _, to) = tuple(original?)?;
-    let (_, from, _) = tuple(reply?)?;
-    Some((Flow { protocol, to, from }, key))
+    let (protocol, client, to) = tuple(original?)?;
+    let (_, from, back) = tuple(reply?)?;
+    Some((Flow { protocol, client, to, from, back }, key))
 }
 
 /// Protocol, source and destination.
@@ -214,8 +218,10 @@ mod tests {
         let (flow_found, key) = flow(&body(UDP)).unwrap();
         let wanted = Flow {
             protocol: Protocol::Udp,
+            client: "[fd00::1]:4000".parse().unwrap(),
             to: "[fd00::10]:53".parse().unwrap(),
             from: "[fd01::2]:5353".parse().unwrap(),
+            back: "[fd00::1]:4000".parse().unwrap(),
         };
         assert_eq!(flow_found, wanted);
         assert_eq!(key, tuple_bytes(TUPLE_ORIGINAL, UDP, "[fd00::1]:4000", "[fd00::10]:53"));
