@@ -21,6 +21,7 @@ pub mod errors;
 pub mod events;
 pub mod expand;
 pub mod fields;
+mod files;
 pub mod images;
 pub mod log_rotation;
 pub mod names;

@@ -1,7 +1,7 @@
 //! A kubeconfig: where the API server is, whom to believe there, and who we are.
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -9,10 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use crate::yaml;
-
-/// A kubeconfig of a node holds one cluster with its certificates: a few kilobytes.
-const LARGEST: u64 = 1 << 20;
+use crate::{files, yaml};
 
 /// The current context of a kubeconfig, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +61,7 @@ impl Source {
     pub fn read(&self) -> io::Result<Vec<u8>> {
         match self {
             Source::Data(data) => Ok(data.clone()),
-            Source::File(path) => bounded(path),
+            Source::File(path) => files::read(path),
         }
     }
 
@@ -74,15 +71,6 @@ impl Source {
             Source::File(path) => path.display().to_string(),
             Source::Data(_) => "the kubeconfig's own data".to_owned(),
         }
-    }
-}
-
-fn bounded(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)?.take(LARGEST + 1).read_to_end(&mut bytes)?;
-    match u64::try_from(bytes.len()) {
-        Ok(length) if length <= LARGEST => Ok(bytes),
-        _ => Err(io::Error::new(io::ErrorKind::FileTooLarge, "more than 1 MiB")),
     }
 }
 
@@ -114,8 +102,7 @@ impl Kubeconfig {
     /// [`KubeconfigError`] names the file and the field.
     pub fn load(path: &Path) -> Result<Self, KubeconfigError> {
         let read = |source| KubeconfigError::Read { path: path.to_owned(), source };
-        let text = String::from_utf8(bounded(path).map_err(read)?)
-            .map_err(|_| KubeconfigError::Bad { path: path.to_owned(), problem: "is not text".to_owned() })?;
+        let text = files::read_text(path).map_err(read)?;
         let folder = path.parent().unwrap_or(Path::new("."));
         Self::parse(&text, folder).map_err(|problem| KubeconfigError::Bad { path: path.to_owned(), problem })
     }

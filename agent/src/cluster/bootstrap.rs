@@ -3,8 +3,7 @@
 //! Key first, then request, certificate, link, kubeconfig: each is on disk before the next begins, so that an agent that is
 //! killed in between goes on with the same request.
 
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,6 +20,7 @@ use tracing::info;
 
 use super::pods::feed;
 use crate::api::{ApiError, Client, CredentialsError, Kubeconfig, KubeconfigError, Set, Source, follow, path_of_all};
+use crate::files;
 
 /// Signs client certificates of nodes, where a controller approves them.
 const SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
@@ -199,32 +199,16 @@ fn kubeconfig(from: &Kubeconfig, current: &Path) -> String {
 }
 
 fn make_dir(path: &Path) -> Result<(), BootstrapError> {
-    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|source| BootstrapError::File { path: path.to_owned(), source })
+    files::make_dir(path, 0o700).map_err(|source| BootstrapError::File { path: path.to_owned(), source })
 }
 
 /// Whole or not at all, and for us alone.
 fn write(path: &Path, bytes: &[u8]) -> Result<(), BootstrapError> {
-    let part = path.with_extension("part");
-    let written = || {
-        remove_file(&part)?;
-        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(&part, path)
-    };
-    written().map_err(|source| BootstrapError::File { path: path.to_owned(), source })
+    files::write(path, bytes, 0o600).map_err(|source| BootstrapError::File { path: path.to_owned(), source })
 }
 
 fn remove(path: &Path) -> Result<(), BootstrapError> {
-    remove_file(path).map_err(|source| BootstrapError::File { path: path.to_owned(), source })
-}
-
-fn remove_file(path: &Path) -> io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    files::remove(path).map_err(|source| BootstrapError::File { path: path.to_owned(), source })
 }
 
 #[cfg(test)]

@@ -1,4 +1,8 @@
 //! The one checked configuration: paths, addresses and limits, all of them set before anything else starts.
+//!
+//! [`kubelet`] is what a node of a cluster is told in the kubelet's own words.
+
+pub mod kubelet;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};

@@ -26,12 +26,23 @@ pub struct Mistake {
 /// # Errors
 /// Every field that the types do not have, and the first value of a wrong type.
 pub fn decode<T: DeserializeOwned>(node: &Node, secret: bool) -> Result<T, Vec<Mistake>> {
+    match decode_leniently(node, secret)? {
+        (value, unknown) if unknown.is_empty() => Ok(value),
+        (_, unknown) => Err(unknown),
+    }
+}
+
+/// Reads `node` as a `T`, and says which of its fields the types do not have: those are left out. With `secret`, messages
+/// never show values.
+///
+/// # Errors
+/// The first value of a wrong type, behind every field that the types do not have.
+pub fn decode_leniently<T: DeserializeOwned>(node: &Node, secret: bool) -> Result<(T, Vec<Mistake>), Vec<Mistake>> {
     let seen = Seen { unknown: RefCell::default(), secret };
     let value = T::deserialize(Decoder { node, path: &Path::Root, seen: &seen, raw: false });
     let mut mistakes = seen.unknown.into_inner();
     match value {
-        Ok(value) if mistakes.is_empty() => Ok(value),
-        Ok(_) => Err(mistakes),
+        Ok(value) => Ok((value, mistakes)),
         Err(Failed { message, place }) => {
             let (line, field) = place.unwrap_or((node.line, String::new()));
             mistakes.push(Mistake { line, field, message });

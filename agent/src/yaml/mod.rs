@@ -14,7 +14,7 @@ mod parse;
 mod scalar;
 mod split;
 
-pub use decode::{Mistake, decode};
+pub use decode::{Mistake, decode, decode_leniently};
 pub use node::{Kind, Node};
 pub use parse::{Broken, documents};
 
