@@ -32,6 +32,7 @@ pub mod probes;
 pub mod proxy;
 pub mod quantity;
 pub mod resources;
+mod selectors;
 pub mod server;
 pub mod sources;
 pub mod status;

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use serde_json::Value;
 use tests::agent::{Agent, Place};
+use tests::trust::Certificates;
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -261,10 +262,13 @@ fn a_pod_that_writes_more_than_it_may_is_evicted() -> Result<()> {
         let text = pod(name, script, mounts, &format!("[{{name: d, emptyDir: {volume}}}]"));
         format!("{text}    resources: {{limits: {{{limit}}}}}\n")
     };
+    // The pod as a whole stays below what its containers may use together.
+    let other = "  - {name: other, image: busybox, command: [sleep, '1000000'], resources: {limits: {ephemeral-storage: 1Gi}}}\n";
     let mut agent = Agent::run(&[
         ("a.yaml", &limited("volume", &fill("/d/x"), "{sizeLimit: 1Mi}", "")),
         ("b.yaml", &limited("layer", &fill("/x"), "{}", "ephemeral-storage: 2Mi")),
         ("c.yaml", &limited("good", &fill("/d/x"), "{sizeLimit: 10Mi}", "ephemeral-storage: 20Mi")),
+        ("d.yaml", &format!("{}{other}", limited("one", &fill("/x"), "{}", "ephemeral-storage: 2Mi"))),
     ])?;
     let evicted = |pod: &Value| pod["status"]["phase"] == "Failed";
     let pod = agent.wait_for_pod("volume", SOON, evicted)?;
@@ -273,6 +277,9 @@ fn a_pod_that_writes_more_than_it_may_is_evicted() -> Result<()> {
     let pod = agent.wait_for_pod("layer", SOON, evicted)?;
     let message = pod["status"]["message"].as_str().unwrap_or_default();
     ensure!(message == "Pod ephemeral local storage usage exceeds the total limit of containers 2Mi. ", "{message}");
+    let pod = agent.wait_for_pod("one", SOON, evicted)?;
+    let message = pod["status"]["message"].as_str().unwrap_or_default();
+    ensure!(message == "Container main exceeded its local ephemeral storage limit \"2Mi\". ", "{message}");
     told(&mut agent, "Evicted")?;
     ensure!(runs(&agent.pod("good")?.context("it stays")?));
     ends_clean(agent)
@@ -397,6 +404,14 @@ fn directories_of_pods_that_nobody_knows_are_taken_away_mounts_and_all() -> Resu
     ends_clean(agent)
 }
 
+/// Waits until the newest line that the pod has printed holds `line`.
+fn says(agent: &mut Agent, pod: &str, line: &str) -> Result<()> {
+    agent.wait(&format!("line {line:?} of {pod}"), SOON, |agent| {
+        let said = String::from_utf8_lossy(&agent.cli(&["logs", "--tail", "1", pod])?.stdout).into_owned();
+        Ok(said.contains(line).then_some(()))
+    })
+}
+
 #[test]
 fn changed_objects_reach_running_pods_except_through_sub_paths() -> Result<()> {
     let script = "while true; do echo map $(cat /map/key) all $(cat /all/pass) file $(cat /file) name $(cat /$NAME/key); sleep 0.05; done";
@@ -405,19 +420,40 @@ fn changed_objects_reach_running_pods_except_through_sub_paths() -> Result<()> {
     let text = pod("follows", script, mounts, volumes);
     let text = format!("{text}    env: [{{name: NAME, valueFrom: {{fieldRef: {{fieldPath: metadata.name}}}}}}]\n");
     let mut agent = Agent::run(&[("objects.yaml", &OBJECTS.replace("VALUE", "one")), ("a.yaml", &text)])?;
-    let says = |agent: &mut Agent, line: &str| {
-        let line = line.to_owned();
-        agent.wait(&format!("line {line:?}"), SOON, |agent| {
-            let said = String::from_utf8_lossy(&agent.cli(&["logs", "--tail", "1", "follows"])?.stdout).into_owned();
-            Ok(said.contains(&line).then_some(()))
-        })
-    };
-    says(&mut agent, "map one all one file one name")?;
+    says(&mut agent, "follows", "map one all one file one name")?;
     agent.write("objects.yaml", &OBJECTS.replace("VALUE", "two"))?;
-    says(&mut agent, "map two all two file one name")?;
+    says(&mut agent, "follows", "map two all two file one name")?;
     let pod = agent.pod("follows")?.context("it runs")?;
     let uid = pod["metadata"]["uid"].as_str().context("a uid")?;
     let own = agent.place().path(&format!("root/kubelet/pods/{uid}/volumes/kubernetes.io~empty-dir/own/follows"));
     ensure!(own.is_dir(), "subPathExpr made its directory");
+    ends_clean(agent)
+}
+
+#[test]
+fn trust_anchors_are_waited_for_and_follow_their_bundles() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let authority = |name: &str| -> Result<String> {
+        let place = folder.path().join(name);
+        fs::create_dir(&place)?;
+        Ok(fs::read_to_string(Certificates::make(&place)?.ca)?)
+    };
+    let (first, second) = (authority("first")?, authority("second")?);
+    let bundle = |name: &str, text: &str| {
+        format!(
+            "apiVersion: certificates.k8s.io/v1beta1\nkind: ClusterTrustBundle\nmetadata: {{name: 'example.com:ca:{name}'}}\n\
+             spec: {{signerName: example.com/ca, trustBundle: {text:?}}}\n"
+        )
+    };
+    let script = "while true; do echo $(grep -c BEGIN /trust/ca.pem) anchors; sleep 0.05; done";
+    let volumes = "[{name: trust, projected: {sources: [{clusterTrustBundle: {signerName: example.com/ca, labelSelector: {}, path: ca.pem}}]}}]";
+    let text = pod("trusts", script, "[{name: trust, mountPath: /trust}]", volumes);
+    let mut agent = Agent::run(&[("a.yaml", &text)])?;
+    told(&mut agent, "combination of signerName and labelSelector matched zero ClusterTrustBundles")?;
+    agent.write("bundles.yaml", &bundle("a", &first))?;
+    says(&mut agent, "trusts", "1 anchors")?;
+    let both = bundle("b", &format!("{second}{first}"));
+    agent.write("bundles.yaml", &format!("{}---\n{both}", bundle("a", &first)))?;
+    says(&mut agent, "trusts", "2 anchors")?;
     ends_clean(agent)
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::certificates::{v1alpha1, v1beta1};
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret, Service};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -164,13 +165,15 @@ fn hold_back(next: &mut Desired, last: &Desired, held: &mut BTreeMap<PodUid, Ins
     held.retain(|uid, since| !next.pods.contains_key(uid) && *since + PATIENCE > now);
 }
 
-/// ConfigMaps and Secrets, each followed by its own name: a node may not see others.
+/// ConfigMaps and Secrets, each followed by its own name: a node may not see others. ClusterTrustBundles are everybody's.
 struct Referred {
     client: Client,
     stop: CancellationToken,
     changed: Arc<tokio::sync::Notify>,
     config_maps: BTreeMap<ObjectName, Followed<ConfigMap>>,
     secrets: BTreeMap<ObjectName, Followed<Secret>>,
+    /// In each version that they have been served in, while a pod wants any: a server knows one of them, or none.
+    trust_bundles: Vec<Followed<v1beta1::ClusterTrustBundle>>,
 }
 
 struct Followed<T> {
@@ -186,18 +189,32 @@ impl<T> Drop for Followed<T> {
 
 impl Referred {
     fn new(client: Client, stop: CancellationToken) -> Self {
-        Self { client, stop, changed: Arc::default(), config_maps: BTreeMap::new(), secrets: BTreeMap::new() }
+        Self {
+            client,
+            stop,
+            changed: Arc::default(),
+            config_maps: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            trust_bundles: Vec::new(),
+        }
     }
 
     fn follow_only(&mut self, refs: Refs) {
-        let Self { client, stop, changed, config_maps, secrets } = self;
-        keep_only(config_maps, refs.config_maps, |name| followed(client, stop, changed, name));
-        keep_only(secrets, refs.secrets, |name| followed(client, stop, changed, name));
+        let Self { client, stop, changed, config_maps, secrets, trust_bundles } = self;
+        keep_only(config_maps, refs.config_maps, |name| followed(client, stop, changed, one_feed(name)));
+        keep_only(secrets, refs.secrets, |name| followed(client, stop, changed, one_feed(name)));
+        if !refs.trust_bundles {
+            trust_bundles.clear();
+        } else if trust_bundles.is_empty() {
+            let feeds = [feed(None), Feed { path: path_of_all::<v1alpha1::ClusterTrustBundle>(None), ..feed(None) }];
+            trust_bundles.extend(feeds.map(|feed| followed(client, stop, changed, feed)));
+        }
     }
 
     fn has_all(&self, refs: &Refs) -> bool {
         let maps = refs.config_maps.iter().all(|name| listed(&self.config_maps, name));
-        maps && refs.secrets.iter().all(|name| listed(&self.secrets, name))
+        let bundles = !refs.trust_bundles || self.trust_bundles.iter().any(|one| one.sets.borrow().is_some());
+        maps && bundles && refs.secrets.iter().all(|name| listed(&self.secrets, name))
     }
 
     fn found(&self, services: Set<Service>) -> Objects {
@@ -205,8 +222,15 @@ impl Referred {
             config_maps: newest(&self.config_maps),
             secrets: newest(&self.secrets),
             services,
+            cluster_trust_bundles: self.bundles(),
             ..Objects::default()
         }
+    }
+
+    fn bundles(&self) -> BTreeMap<String, Arc<v1beta1::ClusterTrustBundle>> {
+        let listed = self.trust_bundles.iter().find_map(|one| one.sets.borrow().clone());
+        let all = listed.iter().flat_map(|set| set.iter());
+        all.map(|(name, bundle)| (name.name.clone(), Arc::clone(bundle))).collect()
     }
 }
 
@@ -221,21 +245,18 @@ fn keep_only<T>(
     }
 }
 
-fn followed<T>(
+/// One object alone.
+fn one_feed<T: k8s_openapi::Resource + DeserializeOwned>(name: &ObjectName) -> Feed<T> {
+    let path = path_of_all::<T>(Some(&name.namespace));
+    Feed { path, ..feed(Some(format!("metadata.name={}", name.name))) }
+}
+
+fn followed<T: Send + Sync + 'static>(
     client: &Client,
     stop: &CancellationToken,
     changed: &Arc<tokio::sync::Notify>,
-    name: &ObjectName,
-) -> Followed<T>
-where
-    T: k8s_openapi::Resource + DeserializeOwned + Send + Sync + 'static,
-{
-    let feed = Feed {
-        path: path_of_all::<T>(Some(&name.namespace)),
-        fields: Some(format!("metadata.name={}", name.name)),
-        labels: None,
-        decode: typed::<T>,
-    };
+    feed: Feed<T>,
+) -> Followed<T> {
     let stop = stop.child_token();
     let sets = follow(client.clone(), feed, stop.clone());
     let (mut heard, changed) = (sets.clone(), Arc::clone(changed));

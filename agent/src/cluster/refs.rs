@@ -1,4 +1,4 @@
-//! Which ConfigMaps and Secrets a pod refers to. Pure: a node may read only these.
+//! Which ConfigMaps and Secrets a pod refers to, and whether to trust bundles. Pure: a node may read only these.
 
 use std::collections::BTreeSet;
 
@@ -11,6 +11,8 @@ use crate::names::ObjectName;
 pub(super) struct Refs {
     pub(super) config_maps: BTreeSet<ObjectName>,
     pub(super) secrets: BTreeSet<ObjectName>,
+    /// Some ClusterTrustBundle: by its name, or by what only all of them tell.
+    pub(super) trust_bundles: bool,
 }
 
 impl Refs {
@@ -24,12 +26,14 @@ impl Refs {
         let named = |names: BTreeSet<String>| {
             names.into_iter().filter(|name| !name.is_empty()).map(|name| ObjectName::new(namespace, name)).collect()
         };
-        Self { config_maps: named(found.config_maps), secrets: named(found.secrets) }
+        let trust_bundles = found.trust_bundles;
+        Self { config_maps: named(found.config_maps), secrets: named(found.secrets), trust_bundles }
     }
 
     pub(super) fn extend(&mut self, other: Self) {
         self.config_maps.extend(other.config_maps);
         self.secrets.extend(other.secrets);
+        self.trust_bundles |= other.trust_bundles;
     }
 }
 
@@ -37,6 +41,7 @@ impl Refs {
 struct Names {
     config_maps: BTreeSet<String>,
     secrets: BTreeSet<String>,
+    trust_bundles: bool,
 }
 
 impl Names {
@@ -82,6 +87,7 @@ impl Names {
         for source in volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten()) {
             self.config_maps.extend(source.config_map.iter().map(|map| map.name.clone()));
             self.secrets.extend(source.secret.iter().map(|secret| secret.name.clone()));
+            self.trust_bundles |= source.cluster_trust_bundle.is_some();
         }
     }
 }
@@ -108,5 +114,11 @@ mod tests {
         let names = |set: BTreeSet<ObjectName>| set.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
         assert_eq!(names(refs.secrets), "n/s1 n/s2 n/s3 n/s4 n/s5");
         assert_eq!(names(refs.config_maps), "n/c1 n/c2 n/c3 n/c4");
+        assert!(!refs.trust_bundles);
+        let mut trusting = pod;
+        let source = json!({"sources": [{"clusterTrustBundle": {"name": "b", "path": "ca.pem"}}]});
+        let volume = json!({"name": "d", "projected": source});
+        trusting.spec.as_mut().unwrap().volumes = Some(vec![serde_json::from_value(volume).unwrap()]);
+        assert!(Refs::of(&trusting).trust_bundles);
     }
 }

@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
 use super::qos::{self, Side};
 use crate::container::{init_containers, sysctls};
 use crate::fields::Allocatable;
+use crate::selectors::takes_node;
 
 /// What pods may use of this node, and what it is called.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -140,35 +141,7 @@ fn matches_node(spec: &PodSpec, node: &NodeFacts) -> bool {
     let selected = spec.node_selector.iter().flatten().all(|(key, value)| node.labels.get(key) == Some(value));
     let affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
     let required = affinity.and_then(|node| node.required_during_scheduling_ignored_during_execution.as_ref());
-    selected && required.is_none_or(|required| required.node_selector_terms.iter().any(|term| term_matches(term, node)))
-}
-
-/// A term that asks for nothing matches nothing.
-fn term_matches(term: &NodeSelectorTerm, node: &NodeFacts) -> bool {
-    let (labels, fields) = (term.match_expressions.iter().flatten(), term.match_fields.iter().flatten());
-    let asks = labels.clone().next().is_some() || fields.clone().next().is_some();
-    let label = |key: &str| node.labels.get(key).map(String::as_str);
-    let field = |key: &str| (key == "metadata.name").then_some(node.name.as_str());
-    asks && labels.into_iter().all(|one| holds(one, label(&one.key)))
-        && fields.into_iter().all(|one| holds(one, field(&one.key)))
-}
-
-fn holds(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
-    let values = requirement.values.as_deref().unwrap_or_default();
-    let listed = value.is_some_and(|value| values.iter().any(|one| one == value));
-    let compared = |right: fn(i64, i64) -> bool| {
-        let numbers = value.and_then(|value| value.parse().ok()).zip(values.first().and_then(|one| one.parse().ok()));
-        numbers.is_some_and(|(value, bound)| right(value, bound))
-    };
-    match requirement.operator.as_str() {
-        "In" => listed,
-        "NotIn" => !listed,
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => compared(|value, bound| value > bound),
-        "Lt" => compared(|value, bound| value < bound),
-        _ => false,
-    }
+    selected && required.is_none_or(|required| takes_node(required, Some(&node.name), &node.labels))
 }
 
 /// One host port: protocol, address and number.

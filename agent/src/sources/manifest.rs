@@ -9,6 +9,7 @@ use std::path::Path;
 
 use k8s_openapi::api::apps::v1::{DaemonSetSpec, DeploymentSpec, ReplicaSetSpec, StatefulSetSpec};
 use k8s_openapi::api::batch::v1::{CronJobSpec, JobSpec};
+use k8s_openapi::api::certificates::v1beta1::ClusterTrustBundle;
 use k8s_openapi::api::core::v1::{
     ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationControllerSpec, Secret, Service,
 };
@@ -48,6 +49,7 @@ pub(super) enum Object {
     PersistentVolume(Box<PersistentVolume>),
     PersistentVolumeClaim(Box<PersistentVolumeClaim>),
     RuntimeClass(Box<RuntimeClass>),
+    ClusterTrustBundle(Box<ClusterTrustBundle>),
     EndpointSlice(Box<EndpointSlice>),
     Workload(Box<Workload>),
 }
@@ -62,6 +64,7 @@ impl Object {
             Self::PersistentVolume(_) => "PersistentVolume",
             Self::PersistentVolumeClaim(_) => "PersistentVolumeClaim",
             Self::RuntimeClass(_) => "RuntimeClass",
+            Self::ClusterTrustBundle(_) => "ClusterTrustBundle",
             Self::EndpointSlice(_) => "EndpointSlice",
             Self::Workload(workload) => workload.kind.word(),
         }
@@ -76,6 +79,7 @@ impl Object {
             Self::PersistentVolume(volume) => &volume.metadata,
             Self::PersistentVolumeClaim(claim) => &claim.metadata,
             Self::RuntimeClass(class) => &class.metadata,
+            Self::ClusterTrustBundle(bundle) => &bundle.metadata,
             Self::EndpointSlice(slice) => &slice.metadata,
             Self::Workload(workload) => return workload.name.clone(),
         };
@@ -242,6 +246,9 @@ impl Place<'_> {
                 Object::PersistentVolumeClaim(self.plain(&root, defaults::claim, validate::claim)?)
             }
             "RuntimeClass" => Object::RuntimeClass(self.plain(&root, |_| {}, validate::runtime_class)?),
+            "ClusterTrustBundle" => {
+                Object::ClusterTrustBundle(self.plain(&root, |_| {}, validate::cluster_trust_bundle)?)
+            }
             "EndpointSlice" => {
                 Object::EndpointSlice(self.plain(&root, defaults::endpoint_slice, validate::endpoint_slice)?)
             }

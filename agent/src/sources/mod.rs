@@ -18,6 +18,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use k8s_openapi::api::certificates::v1beta1::ClusterTrustBundle;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::node::v1::RuntimeClass;
@@ -75,6 +76,8 @@ pub struct Objects {
     pub persistent_volume_claims: BTreeMap<ObjectName, Arc<PersistentVolumeClaim>>,
     /// RuntimeClasses, by name: they have no namespace.
     pub runtime_classes: BTreeMap<String, Arc<RuntimeClass>>,
+    /// ClusterTrustBundles, by name: they have no namespace.
+    pub cluster_trust_bundles: BTreeMap<String, Arc<ClusterTrustBundle>>,
     /// EndpointSlices as manifests give them: for Services without a selector.
     pub endpoint_slices: BTreeMap<ObjectName, Arc<EndpointSlice>>,
     /// Grows when tokens of service accounts are due: volumes that hold them are brought up to date.
@@ -96,6 +99,7 @@ impl fmt::Debug for Objects {
             .field("persistent_volumes", &self.persistent_volumes.keys())
             .field("persistent_volume_claims", &self.persistent_volume_claims.keys())
             .field("runtime_classes", &self.runtime_classes.keys())
+            .field("cluster_trust_bundles", &self.cluster_trust_bundles.keys())
             .field("endpoint_slices", &self.endpoint_slices.keys())
             .finish()
     }

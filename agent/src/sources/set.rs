@@ -116,6 +116,9 @@ fn add(
             keep(&old.persistent_volume_claims, &mut objects.persistent_volume_claims, name, claim);
         }
         Object::RuntimeClass(class) => keep(&old.runtime_classes, &mut objects.runtime_classes, name.name, class),
+        Object::ClusterTrustBundle(bundle) => {
+            keep(&old.cluster_trust_bundles, &mut objects.cluster_trust_bundles, name.name, bundle);
+        }
         Object::Workload(workload) => {
             keep(&last.workloads, &mut desired.workloads, (workload.kind, name), workload);
         }

@@ -129,6 +129,9 @@ pub enum SetUpError {
     /// No token of a service account, in the kubelet's words.
     #[error("{0}")]
     Token(String),
+    /// No trust anchors, in the kubelet's words.
+    #[error("{0}")]
+    TrustBundle(String),
     /// A claim that cannot be used, in the kubelet's words.
     #[error("error processing PVC {claim}: {reason}")]
     Claim {

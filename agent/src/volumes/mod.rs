@@ -23,12 +23,14 @@ mod ownership;
 mod payload;
 mod plan;
 mod projected;
+mod readers;
 mod remove;
 mod secret;
 mod set_up;
 mod subpath;
 mod tear_down;
 mod tokens;
+mod trust;
 mod turns;
 mod usage;
 

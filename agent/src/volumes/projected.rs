@@ -2,7 +2,7 @@ use k8s_openapi::api::core::v1::{Pod, ProjectedVolumeSource, VolumeProjection};
 
 use super::payload::Payload;
 use super::tokens::{self, Issued};
-use super::{SetUpError, config_map, downward_api, secret};
+use super::{SetUpError, config_map, downward_api, secret, trust};
 use crate::fields::Allocatable;
 use crate::names::ObjectName;
 use crate::sources::Objects;
@@ -55,10 +55,11 @@ fn one(
     if let Some(source) = &part.service_account_token {
         return tokens::payload(source, default_mode, pod, issued);
     }
-    let missing = if part.cluster_trust_bundle.is_some() {
-        "a clusterTrustBundle needs an API server that has it"
-    } else if part.pod_certificate.is_some() {
-        "a podCertificate needs an API server with a signer for it"
+    if let Some(source) = &part.cluster_trust_bundle {
+        return trust::payload(source, default_mode, pod.spec.as_ref(), objects);
+    }
+    let missing = if part.pod_certificate.is_some() {
+        "podCertificate is not supported yet: no PodCertificateRequests are made here"
     } else {
         "a source of a projected volume is empty"
     };

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::{Pod, PodSpec, ServiceAccountTokenProjection};
+use k8s_openapi::api::core::v1::{Pod, ServiceAccountTokenProjection};
 
 use super::SetUpError;
-use super::payload::{File, Payload, check_path, mode, plain};
+use super::payload::{File, Payload, check_path, plain};
+use super::readers::access;
 use crate::names::{ObjectName, PodUid};
 
 /// One token: two volumes that ask for the same are given the same.
@@ -92,48 +93,9 @@ pub(super) fn payload(
     Ok(Payload::from([(plain(&source.path), File { mode, owner, bytes: token.clone().into_bytes() })]))
 }
 
-/// Whose the file is. Where it is known who reads it, nobody else may; an fsGroup is given its access afterwards.
-fn access(default_mode: Option<i32>, spec: Option<&PodSpec>) -> (u32, Option<u32>) {
-    let owner = spec.and_then(only_user);
-    let group = spec.and_then(|spec| spec.security_context.as_ref()?.fs_group);
-    let known = owner.is_some() || group.is_some();
-    (if known { 0o600 } else { mode(None, default_mode) }, owner)
-}
-
-/// The user of all containers, where all say that they run as the same one.
-fn only_user(spec: &PodSpec) -> Option<u32> {
-    let of_pod = spec.security_context.as_ref().and_then(|context| context.run_as_user);
-    let regular = spec.init_containers.iter().flatten().chain(&spec.containers);
-    let regular = regular.map(|container| container.security_context.as_ref());
-    let ephemeral = spec.ephemeral_containers.iter().flatten().map(|container| container.security_context.as_ref());
-    let mut users = regular.chain(ephemeral).map(|own| own.and_then(|own| own.run_as_user).or(of_pod));
-    let first = users.next()??;
-    users.all(|user| user == Some(first)).then(|| u32::try_from(first).ok())?
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
-
     use super::*;
-
-    fn of(spec: Value, default_mode: Option<i32>) -> (u32, Option<u32>) {
-        access(default_mode, Some(&serde_json::from_value(spec).unwrap()))
-    }
-
-    #[test]
-    fn a_token_is_its_readers_alone_where_they_are_known() {
-        let user = |id: u32| json!({"name": "c", "securityContext": {"runAsUser": id}});
-        let any = json!({"name": "c"});
-        assert_eq!(of(json!({"containers": [any]}), None), (0o644, None));
-        assert_eq!(of(json!({"containers": [any]}), Some(0o440)), (0o440, None));
-        assert_eq!(of(json!({"containers": [any], "securityContext": {"fsGroup": 5}}), None), (0o600, None));
-        assert_eq!(of(json!({"containers": [user(7)], "initContainers": [user(7)]}), None), (0o600, Some(7)));
-        assert_eq!(of(json!({"containers": [user(7)], "initContainers": [user(8)]}), None), (0o644, None));
-        assert_eq!(of(json!({"containers": [user(7), any]}), None), (0o644, None));
-        let of_pod = json!({"containers": [user(7), any], "securityContext": {"runAsUser": 7}});
-        assert_eq!(of(of_pod, None), (0o600, Some(7)));
-    }
 
     #[test]
     fn a_token_is_not_shown() {

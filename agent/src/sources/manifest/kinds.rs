@@ -14,6 +14,7 @@ const SUPPORTED: &[(&str, &str)] = &[
     ("PersistentVolume", "v1"),
     ("PersistentVolumeClaim", "v1"),
     ("RuntimeClass", "node.k8s.io/v1"),
+    ("ClusterTrustBundle", "certificates.k8s.io/v1beta1"),
     ("EndpointSlice", "discovery.k8s.io/v1"),
     ("Deployment", "apps/v1"),
     ("ReplicaSet", "apps/v1"),

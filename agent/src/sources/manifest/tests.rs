@@ -55,10 +55,10 @@ status: {phase: Running}
         expect![[r#"
             ConfigMap default/settings (document 1)
             Pod shop/web (document 8)
-            /m/a.yaml: document 2, line 9: kind: "Gadget" is not supported on its own yet; supported are Pod, ConfigMap, Secret, Service, PersistentVolume, PersistentVolumeClaim, RuntimeClass, EndpointSlice, Deployment, ReplicaSet, StatefulSet, DaemonSet, Job, CronJob, ReplicationController, List and PodList
+            /m/a.yaml: document 2, line 9: kind: "Gadget" is not supported on its own yet; supported are Pod, ConfigMap, Secret, Service, PersistentVolume, PersistentVolumeClaim, RuntimeClass, ClusterTrustBundle, EndpointSlice, Deployment, ReplicaSet, StatefulSet, DaemonSet, Job, CronJob, ReplicationController, List and PodList
             /m/a.yaml: document 3, line 13: kind: "pod" is not known; did you mean Pod?
             /m/a.yaml: document 4, line 16: apiVersion: must be v1 for kind Pod
-            /m/a.yaml: document 5, line 19: kind: is missing; supported are Pod, ConfigMap, Secret, Service, PersistentVolume, PersistentVolumeClaim, RuntimeClass, EndpointSlice, Deployment, ReplicaSet, StatefulSet, DaemonSet, Job, CronJob, ReplicationController, List and PodList
+            /m/a.yaml: document 5, line 19: kind: is missing; supported are Pod, ConfigMap, Secret, Service, PersistentVolume, PersistentVolumeClaim, RuntimeClass, ClusterTrustBundle, EndpointSlice, Deployment, ReplicaSet, StatefulSet, DaemonSet, Job, CronJob, ReplicationController, List and PodList
             /m/a.yaml: document 6, line 21: is no Kubernetes object; one begins with apiVersion: v1 and kind: Pod
             /m/a.yaml: document 7, line 31: spec.containers[0].imgae: unknown field; did you mean image?
         "#]],
@@ -88,7 +88,7 @@ items:
         expect![[r#"
             Service default/web (document 1)
             /m/a.yaml: document 1, line 15: items[1].spec.ports[0].port: 99999 must be between 1 and 65535
-            /m/a.yaml: document 1, line 16: items[2].kind: "Node" is not supported on its own yet; supported are Pod, ConfigMap, Secret, Service, PersistentVolume, PersistentVolumeClaim, RuntimeClass, EndpointSlice, Deployment, ReplicaSet, StatefulSet, DaemonSet, Job, CronJob, ReplicationController, List and PodList
+            /m/a.yaml: document 1, line 16: items[2].kind: "Node" is not supported on its own yet; supported are Pod, ConfigMap, Secret, Service, PersistentVolume, PersistentVolumeClaim, RuntimeClass, ClusterTrustBundle, EndpointSlice, Deployment, ReplicaSet, StatefulSet, DaemonSet, Job, CronJob, ReplicationController, List and PodList
         "#]],
     );
 }

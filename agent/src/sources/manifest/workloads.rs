@@ -139,22 +139,11 @@ fn one_of<'v>(given: Option<&'v String>, allowed: &[&'v str], field: &str, wrong
 /// The selector has to find the pods: a Service or a person goes by the same labels.
 fn selects(selector: &LabelSelector, template: &PodTemplateSpec, wrong: &mut Wrong) {
     let labels = template.metadata.as_ref().and_then(|meta| meta.labels.clone()).unwrap_or_default();
-    let exact = selector.match_labels.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
-    let expressions = selector.match_expressions.iter().flatten().all(|expression| {
-        let values = expression.values.as_deref().unwrap_or_default();
-        let value = labels.get(&expression.key);
-        match expression.operator.as_str() {
-            "In" => value.is_some_and(|value| values.contains(value)),
-            "NotIn" => value.is_none_or(|value| !values.contains(value)),
-            "Exists" => value.is_some(),
-            _ => value.is_none(),
-        }
-    });
     let empty = selector.match_labels.as_ref().is_none_or(BTreeMap::is_empty)
         && selector.match_expressions.as_ref().is_none_or(Vec::is_empty);
     if empty {
         wrong.push(("spec.selector".to_owned(), "is missing; it holds the labels of spec.template".to_owned()));
-    } else if !(exact && expressions) {
+    } else if !crate::selectors::takes(selector, &labels) {
         wrong.push(("spec.template.metadata.labels".to_owned(), "are not what spec.selector selects".to_owned()));
     }
 }

@@ -11,8 +11,10 @@ mod security;
 mod slices;
 mod statics;
 mod storage;
+mod trust;
 mod volume;
 
+use k8s_openapi::api::certificates::v1beta1::ClusterTrustBundle;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::node::v1::RuntimeClass;
@@ -155,6 +157,13 @@ pub(super) fn runtime_class(class: &RuntimeClass) -> Vec<(String, String)> {
         "" => report.add("handler", "is missing"),
         handler => names::label(handler, "handler", &mut report),
     }
+    report.found
+}
+
+/// Problems of a ClusterTrustBundle.
+pub(super) fn cluster_trust_bundle(bundle: &ClusterTrustBundle) -> Vec<(String, String)> {
+    let mut report = Report::default();
+    trust::cluster_trust_bundle(bundle, &mut report);
     report.found
 }
 

@@ -32,6 +32,12 @@ pub(super) fn is_qualified(text: &str) -> bool {
     }
 }
 
+/// `example.com/internal`: who signs certificates.
+pub(super) fn is_signer(text: &str) -> bool {
+    let domain = |domain: &str| domain.contains('.') && is_subdomain(domain);
+    text.split_once('/').is_some_and(|(prefix, name)| domain(prefix) && name.split('.').all(is_label))
+}
+
 fn is_word(text: &str) -> bool {
     let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     let edge = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
@@ -67,6 +73,11 @@ pub(super) fn object(meta: &ObjectMeta, report: &mut Report) {
     if let Some(namespace) = meta.namespace.as_deref() {
         label(namespace, "metadata.namespace", report);
     }
+    described(meta, report);
+}
+
+/// Labels and annotations.
+pub(super) fn described(meta: &ObjectMeta, report: &mut Report) {
     labels(meta.labels.as_ref(), "metadata.labels", report);
     annotations(meta.annotations.as_ref(), report);
 }

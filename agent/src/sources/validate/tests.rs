@@ -89,7 +89,7 @@ volumes:
 - {name: host, hostPath: {path: /a/../b, type: Folder}}
 - {name: rel, hostPath: {path: a}}
 - {name: sec, secret: {defaultMode: 0x1000, items: [{key: a, path: ../b}]}}
-- {name: proj, projected: {sources: [{serviceAccountToken: {path: t}}, {}]}}
+- {name: proj, projected: {sources: [{serviceAccountToken: {path: t}}, {}, {clusterTrustBundle: {path: /a}}, {clusterTrustBundle: {name: a, labelSelector: {}, path: b}}, {podCertificate: {signerName: a.b/c, keyType: ED25519}}]}}
 - {name: down, downwardAPI: {items: [{path: a, fieldRef: {fieldPath: status.podIP}}, {path: b}]}}
 ",
         expect![[r#"
@@ -112,8 +112,12 @@ volumes:
             line 21: spec.volumes[7].secret.secretName: is missing
             line 21: spec.volumes[7].secret.defaultMode: must be between 0 and 0777 (octal) or 511 (decimal)
             line 21: spec.volumes[7].secret.items[0].path: "../b" must be a relative path that does not begin with or contain ..
-            line 22: spec.volumes[8].projected.sources[0].serviceAccountToken: needs an API server to issue tokens: there is no ServiceAccount on a node of its own; secret, configMap and downwardAPI work on their own
+            line 22: spec.volumes[8].projected.sources[0].serviceAccountToken: needs an API server to issue tokens: there is no ServiceAccount on a node of its own; secret, configMap, downwardAPI and clusterTrustBundle work on their own
             line 22: spec.volumes[8].projected.sources[1]: is empty; it needs secret, configMap, downwardAPI, serviceAccountToken, clusterTrustBundle or podCertificate
+            line 22: spec.volumes[8].projected.sources[2].clusterTrustBundle.path: "/a" must be a relative path that does not begin with or contain ..
+            line 22: spec.volumes[8].projected.sources[2].clusterTrustBundle: needs a name, or a signerName
+            line 22: spec.volumes[8].projected.sources[3].clusterTrustBundle.labelSelector: is for signerName; a name is one bundle
+            line 22: spec.volumes[8].projected.sources[4].podCertificate: is not supported yet: no PodCertificateRequests are made here
             line 23: spec.volumes[9].downwardAPI.items[0].fieldRef.fieldPath: "status.podIP" cannot be a file; metadata.name, .namespace, .uid, .labels and .annotations can
             line 23: spec.volumes[9].downwardAPI.items[1]: is empty; it needs fieldRef or resourceFieldRef
         "#]],
@@ -223,5 +227,57 @@ fn services_and_config_maps_are_checked_too() {
             line 4: data[a/b]: the key must be up to 253 letters, digits, '-', '_' or '.', and not begin with ..
             line 5: binaryData[d]: stands in data and in binaryData
         "#]],
+    );
+}
+
+#[test]
+fn a_trust_bundle_holds_certificates_and_is_named_after_its_signer() {
+    let authority = rcgen::generate_simple_self_signed(["ca".to_owned()]).unwrap();
+    let (good, key) = (authority.cert.pem(), authority.signing_key.serialize_pem());
+    let check_bundle = |name: &str, signer: &str, text: &str, want: Expect| {
+        let spec = format!("spec: {{{signer}trustBundle: {text:?}}}");
+        let head = "apiVersion: certificates.k8s.io/v1beta1\nkind: ClusterTrustBundle";
+        check_text(&format!("{head}\nmetadata: {{name: '{name}'}}\n{spec}\n"), want);
+    };
+    let signer = "signerName: example.com/ca, ";
+    check_bundle("example.com:ca:v1", signer, &format!("a note\n{good}"), expect!["fine"]);
+    check_bundle("plain", "", &good, expect!["fine"]);
+    check_bundle(
+        "plain",
+        signer,
+        "",
+        expect![[r#"
+        line 3: metadata.name: "plain" must be example.com:ca: and a name: it is example.com/ca's
+        line 4: spec.trustBundle: holds no certificate
+    "#]],
+    );
+    check_bundle(
+        "a:b",
+        "",
+        &good.replace('\n', "\n*"),
+        expect![[r#"
+        line 3: metadata.name: "a:b" must be lower-case letters, digits, '-' or '.', with a letter or digit at each end, up to 253
+        line 4: spec.trustBundle: is not PEM: a part is cut off, or is not base64
+    "#]],
+    );
+    check_bundle(
+        "plain",
+        "signerName: ca, ",
+        &format!("{good}{key}{good}"),
+        expect![[r#"
+        line 3: metadata.name: "plain" must be ca: and a name: it is ca's
+        line 4: spec.signerName: "ca" must be a domain and a name, such as example.com/internal
+        line 4: spec.trustBundle: holds something else than certificates after number 1
+        line 4: spec.trustBundle: certificate 2 is there already
+    "#]],
+    );
+    let broken = "-----BEGIN CERTIFICATE-----\naGk=\n-----END CERTIFICATE-----\n";
+    check_bundle(
+        "plain",
+        "",
+        broken,
+        expect![[r#"
+        line 4: spec.trustBundle: certificate 1 cannot be read
+    "#]],
     );
 }

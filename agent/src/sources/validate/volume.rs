@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{
     Volume,
 };
 
-use super::{Report, container::only_one, names, storage};
+use super::{Report, container::only_one, names, storage, trust};
 use crate::quantity::Amount;
 
 const SUPPORTED: &str = "emptyDir, hostPath, configMap, secret, downwardAPI, projected, persistentVolumeClaim, ephemeral, nfs and image are";
@@ -87,7 +87,7 @@ fn source(volume: &Volume, at: &str, report: &mut Report) {
 }
 
 /// The name of another object.
-fn named(name: &str, field: String, report: &mut Report) {
+pub(super) fn named(name: &str, field: String, report: &mut Report) {
     match name {
         "" => report.add(field, "is missing"),
         name => names::subdomain(name, field, report),
@@ -154,7 +154,7 @@ fn items(items: Option<&[KeyToPath]>, at: &str, report: &mut Report) {
     }
 }
 
-fn path(path: &str, at: &str, report: &mut Report) {
+pub(super) fn path(path: &str, at: &str, report: &mut Report) {
     let outside = path.starts_with('/') || path.split('/').any(|part| part == "..") || path.starts_with("..");
     report.check(!path.is_empty() && !outside, format!("{at}.path"), || {
         format!("{path:?} must be a relative path that does not begin with or contain ..")
@@ -197,16 +197,16 @@ fn projected(source: &ProjectedVolumeSource, at: &str, report: &mut Report) {
             ("podCertificate", part.pod_certificate.is_some()),
         ];
         only_one(&kinds, &at, report);
-        let missing = [
-            "an API server to issue tokens: there is no ServiceAccount on a node of its own",
-            "an API server that has ClusterTrustBundles",
-            "an API server with a signer that answers PodCertificateRequests",
-        ];
-        for ((kind, given), missing) in kinds.into_iter().skip(3).zip(missing) {
-            let fine = !given || (report.has_tokens && kind == "serviceAccountToken");
-            report.check(fine, format!("{at}.{kind}"), || {
-                format!("needs {missing}; secret, configMap and downwardAPI work on their own")
-            });
+        report.check(part.service_account_token.is_none() || report.has_tokens, format!("{at}.serviceAccountToken"), || {
+            "needs an API server to issue tokens: there is no ServiceAccount on a node of its own; secret, configMap, \
+             downwardAPI and clusterTrustBundle work on their own"
+                .to_owned()
+        });
+        report.check(part.pod_certificate.is_none(), format!("{at}.podCertificate"), || {
+            "is not supported yet: no PodCertificateRequests are made here".to_owned()
+        });
+        if let Some(bundle) = &part.cluster_trust_bundle {
+            trust::projection(bundle, &format!("{at}.clusterTrustBundle"), report);
         }
         if let Some(secret) = &part.secret {
             named(&secret.name, format!("{at}.secret.name"), report);

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimSpec};
 use serde::{Deserialize, Serialize};
 
-use super::fits::{self, Labels};
+use super::fits;
 use crate::names::{ObjectName, PodUid};
+use crate::selectors::Labels;
 
 /// All volumes, by name.
 pub(super) type Volumes = BTreeMap<String, Arc<PersistentVolume>>;

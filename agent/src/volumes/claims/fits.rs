@@ -2,16 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{
-    NodeSelectorRequirement, NodeSelectorTerm, PersistentVolume, PersistentVolumeClaimSpec, PersistentVolumeSpec,
-};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaimSpec, PersistentVolumeSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use crate::quantity::Amount;
-
-/// Labels of an object.
-pub(super) type Labels = BTreeMap<String, String>;
+use crate::selectors::{Labels, takes, takes_node};
 
 /// What keeps `volume` from being bound to a claim; `None` is a fit. A claim that names its volume is not asked for
 /// its selector.
@@ -34,7 +29,7 @@ pub(super) fn misfit(claim: &PersistentVolumeClaimSpec, volume: &PersistentVolum
     }
     let named = claim.volume_name.as_deref().is_some_and(|name| !name.is_empty());
     let labels = volume.metadata.labels.clone().unwrap_or_default();
-    if !named && claim.selector.as_ref().is_some_and(|selector| !selects(selector, &labels)) {
+    if !named && claim.selector.as_ref().is_some_and(|selector| !takes(selector, &labels)) {
         return Some("has other labels".to_owned());
     }
     (!reaches(spec, node)).then(|| "belongs to another node".to_owned())
@@ -61,51 +56,9 @@ fn shown(list: Option<&BTreeMap<String, Quantity>>) -> String {
 /// The volume can be had on a node with these labels. Without an affinity it can be had everywhere.
 pub(super) fn reaches(spec: &PersistentVolumeSpec, node: &Labels) -> bool {
     let required = spec.node_affinity.as_ref().and_then(|affinity| affinity.required.as_ref());
-    required.is_none_or(|selector| selector.node_selector_terms.iter().any(|term| self::term(term, node)))
-}
-
-/// An empty term selects nothing.
-fn term(term: &NodeSelectorTerm, node: &Labels) -> bool {
-    let (labels, fields) = (term.match_expressions.as_deref(), term.match_fields.as_deref());
-    let (labels, fields) = (labels.unwrap_or_default(), fields.unwrap_or_default());
-    // The one field there is; a node's name is its hostname label here.
-    let field = |requirement: &NodeSelectorRequirement| {
-        requirement.key == "metadata.name" && of_node(requirement, node.get("kubernetes.io/hostname"))
-    };
-    !(labels.is_empty() && fields.is_empty())
-        && labels.iter().all(|requirement| of_node(requirement, node.get(&requirement.key)))
-        && fields.iter().all(field)
-}
-
-fn of_node(requirement: &NodeSelectorRequirement, value: Option<&String>) -> bool {
-    let values = requirement.values.as_deref().unwrap_or_default();
-    let number = |text: Option<&String>| text.and_then(|text| text.parse::<i64>().ok());
-    match requirement.operator.as_str() {
-        "Gt" => number(value).zip(number(values.first())).is_some_and(|(has, bound)| has > bound),
-        "Lt" => number(value).zip(number(values.first())).is_some_and(|(has, bound)| has < bound),
-        operator => holds(operator, values, value),
-    }
-}
-
-/// All of a label selector; an empty one selects everything.
-fn selects(selector: &LabelSelector, labels: &Labels) -> bool {
-    let equal = selector.match_labels.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
-    equal
-        && selector.match_expressions.iter().flatten().all(|requirement| {
-            let values = requirement.values.as_deref().unwrap_or_default();
-            holds(&requirement.operator, values, labels.get(&requirement.key))
-        })
-}
-
-/// An operator that is not known holds for nothing.
-fn holds(operator: &str, values: &[String], value: Option<&String>) -> bool {
-    match operator {
-        "In" => value.is_some_and(|value| values.contains(value)),
-        "NotIn" => value.is_none_or(|value| !values.contains(value)),
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        _ => false,
-    }
+    // A node's name is its hostname label here.
+    let name = node.get("kubernetes.io/hostname").map(String::as_str);
+    required.is_none_or(|selector| takes_node(selector, name, node))
 }
 
 #[cfg(test)]

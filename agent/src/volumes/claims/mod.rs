@@ -24,6 +24,7 @@ use super::host_path::Expected;
 use super::plan::What;
 use super::{SetUpError, layout, remove};
 use crate::names::{ObjectName, PodUid};
+use crate::selectors::Labels;
 use crate::sources::Objects;
 
 const BINDINGS: &str = "bindings.json";
@@ -81,7 +82,7 @@ pub(super) struct ClaimStore {
     /// Bindings, and the directories that were provisioned.
     dir: PathBuf,
     pods: PathBuf,
-    node: Arc<fits::Labels>,
+    node: Arc<Labels>,
     /// Two pods must not bind, or take a volume for one pod alone, at the same time.
     alone: Arc<Mutex<()>>,
 }
