@@ -166,7 +166,7 @@ impl Bridge {
 
     async fn remove_unknown_links(&self, known: &BTreeSet<SandboxId>) -> Result<Vec<String>, NetworkError> {
         let expected: BTreeSet<_> = known.iter().map(|id| names::host_link(&self.config.instance, id)).collect();
-        let survey = bridge::look(&self.links).await?;
+        let survey = bridge::look(&self.links, &self.config).await?;
         let links = survey.pod_links(&self.config.instance, Some(self.index));
         let unknown: BTreeSet<_> =
             links.map(|link| link.name.clone()).filter(|name| !expected.contains(name)).collect();

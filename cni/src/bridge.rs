@@ -16,7 +16,8 @@ use crate::{
     firewall, forwarding,
     leases::Leases,
     names,
-    netlink::Links,
+    netlink::{Links, Network},
+    peers::{self, Peers, Route},
     range::PodRange,
     removal::Removal,
     rules::{self, Table},
@@ -38,6 +39,7 @@ pub struct Bridge {
     pub(crate) leases: Leases,
     pub(crate) index: u32,
     pub(crate) mtu: u32,
+    pub(crate) peers: Peers,
     /// Set while the kernel's rules may lack a host port that the leases have, or the other way round.
     pub(crate) ports_changed: AtomicBool,
     /// One writer of rules at a time, so that the last one writes the newest leases.
@@ -54,15 +56,16 @@ impl Bridge {
         let range = config.check()?;
         sysctl::check_writable()?;
         let links = Links::open().await?;
-        let survey = look(&links).await?;
+        let survey = look(&links, &config).await?;
         let own = survey.own_bridge(&config)?.map(|link| link.index);
         survey.check_range(range.net(), own)?;
         let leases = Leases::load(config.leases.clone(), range)?;
         let mtu = config.mtu.unwrap_or_else(|| survey.outer_mtu());
         let (ports_changed, written) = (AtomicBool::new(false), Mutex::default());
         let removal = Removal::new(links.clone(), &config.instance);
-        let mut bridge =
-            Self { config, range, links, removal, leases, index: own.unwrap_or(0), mtu, ports_changed, written };
+        let (index, peers) = (own.unwrap_or(0), Peers::default());
+        peers.set(peers::peers_of(&survey.to_peers, range.net()));
+        let mut bridge = Self { config, range, links, removal, leases, index, mtu, peers, ports_changed, written };
         bridge.drop_leases_outside_range(&survey)?;
         match bridge.establish(&survey, own).await {
             Ok(()) => Ok(bridge),
@@ -119,7 +122,8 @@ impl Bridge {
         self.ports_changed.store(false, Ordering::SeqCst);
         let mut mark = MarkUnlessDone { mark: &self.ports_changed, is_done: false };
         let leases = self.leases.all();
-        firewall::apply(&choose(rules::ruleset(&self.config, &leases), written.is_guarded)).await?;
+        let tables = rules::ruleset(&self.config, &leases, &self.peers.known());
+        firewall::apply(&choose(tables, written.is_guarded)).await?;
         // After the rules: they hold the guard that makes it harmless.
         if self.index != 0 && rules::needs_loopback(&leases) {
             sysctl::ensure(&format!("net/ipv4/conf/{}/route_localnet", self.config.bridge), "1")?;
@@ -136,7 +140,8 @@ impl Bridge {
     /// The first step that failed; what comes after it is still there.
     pub async fn remove_all(&self) -> Result<(), NetworkError> {
         firewall::remove(rules::every_table(&self.config)).await?;
-        let survey = look(&self.links).await?;
+        self.remove_routes().await?;
+        let survey = look(&self.links, &self.config).await?;
         let bridge = survey.own_bridge(&self.config)?.map(|link| link.index);
         let pods = survey.pod_links(&self.config.instance, bridge).map(|link| link.name.clone());
         self.removal.remove_all(&pods.collect()).await?;
@@ -153,7 +158,7 @@ impl Bridge {
         if own.is_some() {
             self.ensure_rules().await?;
         } else {
-            firewall::apply_first(&rules::ruleset(&self.config, &self.leases.all())).await?;
+            firewall::apply_first(&rules::ruleset(&self.config, &self.leases.all(), &self.peers.known())).await?;
         }
         self.index = self.ensure_link(own).await?;
         self.ensure_addresses(survey).await?;
@@ -228,9 +233,12 @@ struct Written {
 }
 
 /// Reads everything that the survey is made of.
-pub(crate) async fn look(links: &Links) -> Result<Survey, NetworkError> {
+pub(crate) async fn look(links: &Links, config: &NetworkConfig) -> Result<Survey, NetworkError> {
     let (links, addresses, routes) = tokio::try_join!(links.links(), links.addresses(), links.routes())?;
-    Ok(Survey { links, addresses, routes })
+    let (to_peers, others): (Vec<Route>, Vec<Route>) =
+        routes.into_iter().partition(|route| route.is_of(&config.instance));
+    let routes = others.into_iter().map(|route| Network { net: route.net, link: route.link }).collect();
+    Ok(Survey { links, addresses, routes, to_peers })
 }
 
 /// Sets the mark when it is dropped before it is done.

@@ -31,7 +31,7 @@ pub(crate) async fn enable(config: &NetworkConfig, links: &Links, index: u32, mt
     let former = match read(&record) {
         Some(former) => former,
         None => {
-            let from_others = bridge::look(links).await?.former_forwarding(&config.bridge);
+            let from_others = bridge::look(links, config).await?.former_forwarding(&config.bridge);
             let former = from_others.map_or_else(|| sysctl::read(IP_FORWARD), Ok).and_then(FormerForwarding::new);
             let former = former.map_err(failed("1"))?;
             write(&record, &former)?;
@@ -50,7 +50,7 @@ pub(crate) async fn give_back(config: &NetworkConfig, links: &Links, has_bridge:
     }
     let record = config.leases.join(RECORD);
     if let Some(former) = read(&record)
-        && !bridge::look(links).await?.has_other_bridges(&config.bridge)
+        && !bridge::look(links, config).await?.has_other_bridges(&config.bridge)
     {
         sysctl::ensure(IP_FORWARD, &former.value)?;
     }

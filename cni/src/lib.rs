@@ -4,6 +4,7 @@
 //!   Bridge::open ── config (checked) ── survey (does it fit the machine?) ── rules + bridge + forwarding
 //!   attach ── leases (address on disk) ── netlink (veth pair) ── pod_netns (inside the pod) ── rules, if host ports
 //!   detach ── the same things the other way round, each of them fine when it is gone already
+//!   set_peers ── routes to the pods of other nodes, and rules that let them keep their addresses
 //! ```
 //!
 //! The lease store is the truth: links and packet rules are made again from it. Every name that the kernel sees follows
@@ -22,6 +23,7 @@ mod ids;
 mod leases;
 mod names;
 mod netlink;
+mod peers;
 mod pod_netns;
 mod ports;
 mod range;
@@ -37,6 +39,7 @@ pub use error::{FirewallError, NetworkError};
 pub use ids::{BadId, Instance, SandboxId};
 pub use ipnet::Ipv4Net;
 pub use names::POD_INTERFACE;
+pub use peers::Peer;
 pub use pod_netns::open_netns;
 pub use ports::{HostPort, PortError, Protocol};
 pub use range::RangeError;

@@ -16,7 +16,7 @@ use rtnetlink::{
 };
 use tokio::sync::{Mutex, oneshot};
 
-use crate::{error::NetworkError, names::POD_INTERFACE};
+use crate::{error::NetworkError, names::POD_INTERFACE, peers::Route};
 
 /// The kernel answers in microseconds; under a storm of link changes its one lock is held for seconds at worst.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -45,7 +45,7 @@ pub(crate) struct Link {
     pub(crate) is_veth: bool,
 }
 
-/// One IPv4 address or route: which network it covers, on which link (0: none).
+/// One IPv4 address or foreign route: which network it covers, on which link (0: none).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Network {
     pub(crate) net: Ipv4Net,
@@ -104,11 +104,11 @@ impl Links {
     }
 
     /// The routes of the main table.
-    pub(crate) async fn routes(&self) -> Result<Vec<Network>, NetworkError> {
+    pub(crate) async fn routes(&self) -> Result<Vec<Route>, NetworkError> {
         let _alone = self.listing.lock().await;
         let request = self.handle.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build());
         let messages: Vec<_> = attempt("listing routes", request.execute().try_collect()).await?;
-        Ok(messages.iter().filter_map(route_network).collect())
+        Ok(messages.iter().filter_map(route).collect())
     }
 
     pub(crate) async fn add_bridge(&self, name: &str, mac: [u8; 6], mtu: u32) -> Result<(), NetworkError> {
@@ -212,6 +212,35 @@ impl Links {
         none_if(done, nix::Error::EEXIST).map(drop)
     }
 
+    /// Makes the route, or lets the one of this network and metric lead there from now on, in one step.
+    pub(crate) async fn set_route(
+        &self,
+        net: Ipv4Net,
+        via: Ipv4Addr,
+        protocol: u8,
+        metric: u32,
+    ) -> Result<(), NetworkError> {
+        let message = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(net.network(), net.prefix_len())
+            .gateway(via)
+            .protocol(protocol.into())
+            .priority(metric)
+            .build();
+        let request = self.handle.route().add(message).replace();
+        attempt(format!("setting the route to {net} over {via}"), request.execute()).await
+    }
+
+    /// Fine when there is no such route.
+    pub(crate) async fn remove_route(&self, route: &Route) -> Result<(), NetworkError> {
+        let message = RouteMessageBuilder::<Ipv4Addr>::new()
+            .destination_prefix(route.net.network(), route.net.prefix_len())
+            .protocol(route.protocol.into())
+            .priority(route.metric)
+            .build();
+        let done = attempt(format!("removing the route to {}", route.net), self.handle.route().del(message).execute());
+        none_if(done.await, nix::Error::ESRCH).map(drop)
+    }
+
     /// Everything goes to the gateway, which is on the link.
     pub(crate) async fn add_gateway(&self, link: u32, gateway: Ipv4Addr) -> Result<(), NetworkError> {
         let to_gateway = RouteMessageBuilder::<Ipv4Addr>::new()
@@ -298,16 +327,20 @@ fn address_network(message: &AddressMessage) -> Option<Network> {
     Some(Network { net, link: message.header.index })
 }
 
-fn route_network(message: &RouteMessage) -> Option<Network> {
-    let (mut destination, mut link, mut table) = (Ipv4Addr::UNSPECIFIED, 0, u32::from(message.header.table));
+fn route(message: &RouteMessage) -> Option<Route> {
+    let (mut destination, mut table) = (Ipv4Addr::UNSPECIFIED, u32::from(message.header.table));
+    let (mut link, mut via, mut metric) = (0, None, 0);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = *address,
+            RouteAttribute::Gateway(RouteAddress::Inet(address)) => via = Some(*address),
             RouteAttribute::Oif(index) => link = *index,
             RouteAttribute::Table(number) => table = *number,
+            RouteAttribute::Priority(number) => metric = *number,
             _ => (),
         }
     }
     let net = Ipv4Net::new(destination, message.header.destination_prefix_length).ok()?;
-    (table == u32::from(RouteHeader::RT_TABLE_MAIN)).then_some(Network { net, link })
+    let protocol = message.header.protocol.into();
+    (table == u32::from(RouteHeader::RT_TABLE_MAIN)).then_some(Route { net, link, via, protocol, metric })
 }

@@ -4,11 +4,15 @@
 //! of the leases. The built-in chains get one jump each; jumps are appended, so that what an administrator or a network
 //! policy put there first decides first. Only the loopback guard goes first: it must not be passed by.
 
-use std::{collections::BTreeMap, fmt::Write as _, net::Ipv4Addr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    net::Ipv4Addr,
+};
 
 use ipnet::Ipv4Net;
 
-use crate::{config::NetworkConfig, ids::Instance, leases::Lease, ports::HostPort};
+use crate::{config::NetworkConfig, ids::Instance, leases::Lease, peers::Peer, ports::HostPort};
 
 /// One jump from a built-in chain into a chain of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,8 +48,12 @@ pub(crate) enum Jumps<'a> {
 }
 
 /// Everything that should be in the kernel.
-pub(crate) fn ruleset(config: &NetworkConfig, leases: &BTreeMap<Ipv4Addr, Lease>) -> Vec<Table> {
-    let mut tables = vec![nat(config, leases), filter(config)];
+pub(crate) fn ruleset(
+    config: &NetworkConfig,
+    leases: &BTreeMap<Ipv4Addr, Lease>,
+    peers: &BTreeSet<Peer>,
+) -> Vec<Table> {
+    let mut tables = vec![nat(config, leases, peers), filter(config, peers)];
     if needs_loopback(leases) {
         tables.insert(0, loopback_guard(config));
     }
@@ -59,7 +67,7 @@ pub(crate) fn port_rules_only(tables: Vec<Table>, is_guarded: bool) -> Vec<Table
 
 /// Every table that may ever hold something of ours.
 pub(crate) fn every_table(config: &NetworkConfig) -> Vec<Table> {
-    vec![loopback_guard(config), nat(config, &BTreeMap::new()), filter(config)]
+    vec![loopback_guard(config), nat(config, &BTreeMap::new(), &BTreeSet::new()), filter(config, &BTreeSet::new())]
 }
 
 /// Whether some pod's port must answer on 127.0.0.0/8 of the node.
@@ -77,7 +85,7 @@ fn loopback_guard(config: &NetworkConfig) -> Table {
     Table { name: "raw", chains: vec![Chain { name, rules: rules.into() }], jumps: vec![jump] }
 }
 
-fn nat(config: &NetworkConfig, leases: &BTreeMap<Ipv4Addr, Lease>) -> Table {
+fn nat(config: &NetworkConfig, leases: &BTreeMap<Ipv4Addr, Lease>, peers: &BTreeSet<Peer>) -> Table {
     let (ports, masquerade) = (chain_name(&config.instance, "PORT"), chain_name(&config.instance, "MASQ"));
     let jumps = vec![
         jump(config, "PREROUTING", &ports, "-m addrtype --dst-type LOCAL ", false),
@@ -86,7 +94,7 @@ fn nat(config: &NetworkConfig, leases: &BTreeMap<Ipv4Addr, Lease>) -> Table {
     ];
     let chains = vec![
         Chain { name: ports, rules: port_rules(config, leases) },
-        Chain { name: masquerade, rules: masquerade_rules(config, leases) },
+        Chain { name: masquerade, rules: masquerade_rules(config, leases, peers) },
     ];
     Table { name: "nat", chains, jumps }
 }
@@ -106,7 +114,7 @@ fn port_rules(config: &NetworkConfig, leases: &BTreeMap<Ipv4Addr, Lease>) -> Vec
     rules
 }
 
-fn masquerade_rules(config: &NetworkConfig, leases: &BTreeMap<Ipv4Addr, Lease>) -> Vec<String> {
+fn masquerade_rules(config: &NetworkConfig, leases: &BTreeMap<Ipv4Addr, Lease>, peers: &BTreeSet<Peer>) -> Vec<String> {
     let pods = config.pod_cidr;
     let mut rules = Vec::new();
     if needs_loopback(leases) {
@@ -119,7 +127,7 @@ fn masquerade_rules(config: &NetworkConfig, leases: &BTreeMap<Ipv4Addr, Lease>) 
         rules.push(format!("-s {address}/32 -d {address}/32 -m conntrack --ctstate DNAT {comment} -j MASQUERADE"));
     }
     rules.push(format!("! -s {pods} -j RETURN"));
-    let inside = [pods].into_iter().chain(config.no_masquerade.iter().copied()).chain([multicast()]);
+    let inside = [pods].into_iter().chain(known_by_address(config, peers)).chain([multicast()]);
     rules.extend(inside.map(|net| format!("-d {net} -j RETURN")));
     // Ports are chosen at random so that two connections in the same instant do not lose the race for one.
     rules.push(format!("{} -j MASQUERADE --random-fully", comment(config, "leaves the pod network")));
@@ -127,15 +135,24 @@ fn masquerade_rules(config: &NetworkConfig, leases: &BTreeMap<Ipv4Addr, Lease>) 
 }
 
 /// For nodes whose FORWARD policy is DROP. `DNAT` are connections that a service or host port sent here.
-fn filter(config: &NetworkConfig) -> Table {
+fn filter(config: &NetworkConfig, peers: &BTreeSet<Peer>) -> Table {
     let (name, bridge) = (chain_name(&config.instance, "FWD"), &config.bridge);
     let mut rules = vec![
         format!("-i {bridge} -s {} -j ACCEPT", config.pod_cidr),
         format!("-o {bridge} -m conntrack --ctstate RELATED,ESTABLISHED,DNAT -j ACCEPT"),
     ];
-    rules.extend(config.no_masquerade.iter().map(|net| format!("-o {bridge} -s {net} -j ACCEPT")));
+    // The other nodes themselves too: what runs on them without a network of its own reaches every pod.
+    let nodes = Ipv4Net::aggregate(&peers.iter().map(|peer| Ipv4Net::from(peer.node)).collect());
+    let from = known_by_address(config, peers).into_iter().chain(nodes);
+    rules.extend(from.map(|net| format!("-o {bridge} -s {net} -j ACCEPT")));
     let jump = jump(config, "FORWARD", &name, "", false);
     Table { name: "filter", chains: vec![Chain { name, rules }], jumps: vec![jump] }
+}
+
+/// Networks whose pods see ours by their own addresses; neighbouring ranges as one, so that a large cluster is a few rules.
+fn known_by_address(config: &NetworkConfig, peers: &BTreeSet<Peer>) -> Vec<Ipv4Net> {
+    let pods = peers.iter().map(|peer| peer.pods).collect();
+    config.no_masquerade.iter().copied().chain(Ipv4Net::aggregate(&pods)).collect()
 }
 
 fn multicast() -> Ipv4Net {

@@ -10,6 +10,7 @@ use crate::{
     ids::Instance,
     names,
     netlink::{Link, Network},
+    peers::Route,
 };
 
 /// The largest packet where nothing says otherwise: Ethernet's.
@@ -20,7 +21,10 @@ const USUAL_MTU: u32 = 1500;
 pub(crate) struct Survey {
     pub(crate) links: Vec<Link>,
     pub(crate) addresses: Vec<Network>,
+    /// Those that are not ours.
     pub(crate) routes: Vec<Network>,
+    /// Ours, to the pods of other nodes.
+    pub(crate) to_peers: Vec<Route>,
 }
 
 /// What the alias of every bridge of any agent begins with.
@@ -132,6 +136,7 @@ mod tests {
             ],
             addresses: vec![network("192.0.2.7/24", 2), network("10.88.0.1/16", 3)],
             routes: vec![network("0.0.0.0/0", 2), network("172.16.0.0/12", 0)],
+            to_peers: Vec::new(),
         }
     }
 

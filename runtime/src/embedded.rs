@@ -90,6 +90,17 @@ impl Embedded {
         self.core.network.ensure_rules().await
     }
 
+    /// Makes the routes to the pods of other nodes these. Those that the kernel refuses come back with its answer.
+    ///
+    /// # Errors
+    /// The tools failed, or the routes cannot be listed.
+    pub async fn set_peers(
+        &self,
+        peers: std::collections::BTreeSet<cni::Peer>,
+    ) -> Result<Vec<(cni::Peer, cni::NetworkError)>, cni::NetworkError> {
+        self.core.network.set_peers(peers).await
+    }
+
     /// Lets go of everything without touching a container: what an agent does that will be back.
     pub async fn detach(&self) {
         self.core.stop.cancel();

@@ -44,6 +44,6 @@ mod state;
 mod stats;
 mod streaming;
 
-pub use cni::{Instance, NetworkConfig};
+pub use cni::{Instance, NetworkConfig, NetworkError, Peer};
 pub use embedded::Embedded;
 pub use options::{OpenError, Options};

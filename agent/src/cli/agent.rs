@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Taint};
 use runtime::Embedded;
 use tokio::sync::watch;
@@ -19,7 +20,7 @@ use super::run::{Ends, drain, options, report, surface};
 use crate::api::{Client, Kubeconfig, Set, Sets};
 use crate::cluster::{self, Identity, Machine};
 use crate::config::{Config, Draft};
-use crate::events::Recorder;
+use crate::events::{About, EventType, Recorder};
 use crate::names::PodUid;
 use crate::node::{self, facts};
 use crate::sources::Desired;
@@ -141,11 +142,22 @@ async fn join(
     identity: Identity,
     stop: &CancellationToken,
 ) -> anyhow::Result<Joined> {
+    let recorder = Recorder::default();
+    let told = cluster::tell_events(client.clone(), recorder.listen(), config.node_name.clone(), stop.clone());
+    recorder.record(About::Node, EventType::Normal, "Starting", "Starting kubelet.", Timestamp::now());
     cluster::ensure(client, &identity, NO_NETWORK).await?;
     let nodes = cluster::own_node(client, &config.node_name, stop);
     let (ready, readiness) = watch::channel(Err(NO_NETWORK.to_owned()));
     let mut tasks = vec![
-        tokio::spawn(cluster::heartbeat(client.clone(), identity, readiness, nodes.clone(), stop.clone())),
+        tokio::spawn(told),
+        tokio::spawn(cluster::heartbeat(
+            client.clone(),
+            identity,
+            readiness,
+            nodes.clone(),
+            recorder.clone(),
+            stop.clone(),
+        )),
         tokio::spawn(cluster::lease(client.clone(), config.node_name.clone(), nodes.clone(), stop.clone())),
     ];
     if args.pod_cidr.is_none() {
@@ -163,7 +175,6 @@ async fn join(
     tasks.push(tokio::spawn(follow));
     // With half a list, live pods would look like orphans: nothing is adopted before the first whole one.
     desired.changed().await.context("the agent is stopping")?;
-    let recorder = Recorder::default();
     let (at, tokens) = (runtime.clone(), Some(Arc::new(tokens) as _));
     let node = node::Node::build(config.clone(), lock, at, desired.clone(), recorder.clone(), tokens).await?;
     let handle = node.handle();
@@ -171,6 +182,12 @@ async fn join(
     let turns = proxy::Turns::default();
     let guard = node::firewall::guard(runtime.clone(), turns.clone(), recorder.clone(), true, stop.clone());
     tasks.push(tokio::spawn(guard));
+    if let ipnet::IpNet::V4(range) = config.network.pod_cidr {
+        let readers = args.services.client(client)?;
+        let (peers, following) = cluster::peers(readers, config.node_name.clone(), range, stop.clone());
+        tasks.push(tokio::spawn(following));
+        tasks.push(tokio::spawn(node::peers::keep(runtime.clone(), peers, recorder.clone(), stop.clone())));
+    }
     let (shown, services) = watch::channel(Arc::default());
     if let Some(settings) = args.services.settings(&config, turns)? {
         let (snapshots, following) = cluster::service_snapshots(args.services.client(client)?, nodes, stop.clone());

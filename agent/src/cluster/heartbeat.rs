@@ -10,10 +10,11 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::node_object::{Identity, differs, status_patch};
+use super::node_object::{Identity, differs, status_patch, turns};
 use super::register::{self, RegisterError};
 use crate::api::{ApiError, Body, Client, Sets, path_of};
 use crate::errors::chain;
+use crate::events::{About, Recorder};
 
 /// `nodeStatusUpdateFrequency`.
 const LOOK: Duration = Duration::from_secs(10);
@@ -31,9 +32,10 @@ pub async fn run(
     identity: Identity,
     mut ready: Readiness,
     mut nodes: Sets<Node>,
+    recorder: Recorder,
     stop: CancellationToken,
 ) {
-    let mut beat = Beat { client, identity, uid: None, sent: None };
+    let mut beat = Beat { client, identity, recorder, uid: None, sent: None };
     loop {
         let now = ready.borrow_and_update().clone();
         let there = nodes.borrow_and_update().as_ref().map(|nodes| nodes.values().next().cloned());
@@ -56,6 +58,7 @@ pub async fn run(
 struct Beat {
     client: Client,
     identity: Identity,
+    recorder: Recorder,
     /// Which Node of this name is reported to.
     uid: Option<String>,
     /// What the API server has, and since when.
@@ -87,6 +90,9 @@ impl Beat {
         let path = format!("{}/status", path_of::<Node>(None, &self.identity.name));
         match self.client.patch::<Node>(&path, Body::StrategicMergePatch, &status_patch(&status)).await {
             Ok(node) => {
+                for (kind, reason, message) in turns(&self.identity.name, &before, &status) {
+                    self.recorder.record(About::Node, kind, reason, message, Timestamp::now());
+                }
                 self.sent = Some((node.status.unwrap_or(status), Instant::now()));
                 Ok(())
             }

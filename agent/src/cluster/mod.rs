@@ -8,16 +8,20 @@
 //! follow_pods            own pods + what they refer to -> Desired   (refs: which ConfigMaps and Secrets)
 //! AccountTokens          tokens for the pods' volumes, by request
 //! service_snapshots      Services + EndpointSlices -> what the proxy programs
+//! tell_events            what happened to pods and to the node -> Event objects
+//! peers                  other Nodes -> whose pods are reached over which address
 //! ```
 //!
-//! What is decided is in `node_object`, `refs` and `pods`: values in, values out. Statuses of pods go the other
+//! What is decided is in `node_object`, `refs`, `peers` and `pods`: values in, values out. Statuses of pods go the other
 //! way, through [`crate::status`].
 
 mod bootstrap;
+mod events;
 mod facts;
 mod heartbeat;
 mod lease;
 mod node_object;
+mod peers;
 mod pods;
 mod refs;
 mod register;
@@ -25,11 +29,13 @@ mod services;
 mod tokens;
 
 pub use bootstrap::{Bootstrap, BootstrapError};
+pub use events::run as tell_events;
 pub use facts::Machine;
 pub use heartbeat::Readiness;
 pub use heartbeat::run as heartbeat;
 pub use lease::run as lease;
 pub use node_object::{Identity, Taints};
+pub use peers::{Neighbourhood, peers};
 pub use pods::{Own, own_node, own_pods, run as follow_pods, services};
 pub use register::{RegisterError, ensure};
 pub use services::snapshots as service_snapshots;

@@ -12,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde_json::{Value, json};
 
 use super::facts::Machine;
+use crate::events::EventType;
 
 /// Taints of a Node.
 pub type Taints = Vec<Taint>;
@@ -202,6 +203,39 @@ pub(super) fn differs(old: &NodeStatus, new: &NodeStatus) -> bool {
     !same
 }
 
+/// What is worth an event between two statuses: conditions that turned, and another boot.
+pub(super) fn turns(node: &str, old: &NodeStatus, new: &NodeStatus) -> Vec<(EventType, &'static str, String)> {
+    let mut all = Vec::new();
+    let boot = |status: &NodeStatus| status.node_info.as_ref().map(|info| info.boot_id.clone()).unwrap_or_default();
+    let (before, now) = (boot(old), boot(new));
+    if !before.is_empty() && before != now {
+        let message = format!("Node {node} has been rebooted, boot id: {now}");
+        all.push((EventType::Warning, "Rebooted", message));
+    }
+    let old = old.conditions.as_deref().unwrap_or_default();
+    for condition in new.conditions.iter().flatten() {
+        let same = old.iter().any(|one| one.type_ == condition.type_ && one.status == condition.status);
+        if let Some(reason) = event_of(&condition.type_, &condition.status).filter(|_| !same) {
+            all.push((EventType::Normal, reason, format!("Node {node} status is now: {reason}")));
+        }
+    }
+    all
+}
+
+fn event_of(condition: &str, status: &str) -> Option<&'static str> {
+    Some(match (condition, status) {
+        ("MemoryPressure", "True") => "NodeHasInsufficientMemory",
+        ("MemoryPressure", "False") => "NodeHasSufficientMemory",
+        ("DiskPressure", "True") => "NodeHasDiskPressure",
+        ("DiskPressure", "False") => "NodeHasNoDiskPressure",
+        ("PIDPressure", "True") => "NodeHasInsufficientPID",
+        ("PIDPressure", "False") => "NodeHasSufficientPID",
+        ("Ready", "True") => "NodeReady",
+        ("Ready", "False") => "NodeNotReady",
+        _ => return None,
+    })
+}
+
 /// The patch of a status: addresses are replaced as a whole, or old ones would stay beside new ones.
 pub(super) fn status_patch(new: &NodeStatus) -> Value {
     let mut status = json!(new);
@@ -265,6 +299,24 @@ mod tests {
             json!({"kubernetes.io/arch": "amd64"}),
             "labels by hand only at creation"
         );
+    }
+
+    #[test]
+    fn conditions_that_turn_and_another_boot_are_worth_an_event() {
+        let mut identity = identity();
+        identity.machine.boot_id = "b1".into();
+        let first = identity.status(None, Err("x"), at(1));
+        let reasons = |old: &NodeStatus, new: &NodeStatus| {
+            turns("n1", old, new).into_iter().map(|(_, reason, _)| reason).collect::<Vec<_>>().join(" ")
+        };
+        let all = "NodeHasSufficientMemory NodeHasNoDiskPressure NodeHasSufficientPID NodeNotReady";
+        assert_eq!(reasons(&NodeStatus::default(), &first), all);
+        let ready = identity.status(Some(&first), Ok(()), at(2));
+        assert_eq!(reasons(&first, &ready), "NodeReady");
+        assert_eq!(turns("n1", &first, &ready)[0].2, "Node n1 status is now: NodeReady");
+        identity.machine.boot_id = "b2".into();
+        let rebooted = identity.status(Some(&ready), Ok(()), at(3));
+        assert_eq!(turns("n1", &ready, &rebooted)[0].2, "Node n1 has been rebooted, boot id: b2");
     }
 
     #[test]

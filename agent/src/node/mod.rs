@@ -16,6 +16,7 @@ pub mod facts;
 pub mod firewall;
 mod lock;
 mod orphans;
+pub mod peers;
 mod seams;
 
 use std::io;

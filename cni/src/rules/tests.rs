@@ -26,7 +26,7 @@ fn leases(ports: &[(&str, u16, Protocol, u16)]) -> BTreeMap<Ipv4Addr, Lease> {
 }
 
 fn check(leases: &BTreeMap<Ipv4Addr, Lease>, jumps: Jumps<'_>, text: Expect) {
-    text.assert_eq(&transaction(&ruleset(&config(), leases), jumps));
+    text.assert_eq(&transaction(&ruleset(&config(), leases, &BTreeSet::new()), jumps));
 }
 
 #[test]
@@ -96,6 +96,19 @@ fn host_ports_lead_to_the_pod_and_the_loopback_is_guarded() {
 }
 
 #[test]
+fn the_pods_of_other_nodes_keep_their_addresses_and_neighbouring_ranges_are_one_rule() {
+    let peer = |pods: &str, node: &str| Peer { pods: pods.parse().unwrap(), node: node.parse().unwrap() };
+    let peers = BTreeSet::from([peer("10.244.2.0/24", "192.0.2.12"), peer("10.244.3.0/24", "192.0.2.13")]);
+    let text = transaction(&ruleset(&config(), &leases(&[]), &peers), Jumps::Check);
+    let lines: Vec<_> = text.lines().filter(|line| line.contains("10.244.") || line.contains("192.0.2.1")).collect();
+    expect![[r#"
+        -A LONGSHORE-one-MASQ -d 10.244.2.0/23 -j RETURN
+        -A LONGSHORE-one-FWD -o longshore0 -s 10.244.2.0/23 -j ACCEPT
+        -A LONGSHORE-one-FWD -o longshore0 -s 192.0.2.12/31 -j ACCEPT"#]]
+    .assert_eq(&lines.join("\n"));
+}
+
+#[test]
 fn a_port_that_is_bound_elsewhere_needs_no_way_to_the_loopback() {
     assert!(!needs_loopback(&leases(&[("192.0.2.7", 80, Protocol::Tcp, 80)])));
 }
@@ -108,7 +121,7 @@ fn chain_names_fit_the_kernel() {
 
 #[test]
 fn what_is_missing_is_read_from_a_saved_table() {
-    let tables = ruleset(&config(), &leases(&[]));
+    let tables = ruleset(&config(), &leases(&[]), &BTreeSet::new());
     let saved = "*nat\n:PREROUTING ACCEPT [0:0]\n:LONGSHORE-one-PORT - [0:0]\n:LONGSHORE-two-PORT - [0:0]\n\
         -A PREROUTING -m addrtype --dst-type LOCAL -j LONGSHORE-one-PORT\n\
         -A OUTPUT -m addrtype --dst-type LOCAL -j LONGSHORE-two-PORT\nCOMMIT\n";
