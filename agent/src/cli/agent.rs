@@ -1,5 +1,6 @@
 //! `longshore agent`: this machine as a node of a cluster.
 
+mod kubelet_flags;
 mod services;
 
 use std::net::IpAddr;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use clap::Args;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, Taint};
+use k8s_openapi::api::core::v1::Node;
 use runtime::Embedded;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +20,7 @@ use super::host_name;
 use super::run::{Ends, drain, options, report, surface};
 use crate::api::{Client, Kubeconfig, Set, Sets};
 use crate::cluster::{self, Identity, Machine};
+use crate::config::kubelet::KubeletConfiguration;
 use crate::config::{Config, Draft};
 use crate::events::{About, EventType, Recorder};
 use crate::names::PodUid;
@@ -26,6 +28,9 @@ use crate::node::{self, facts};
 use crate::sources::Desired;
 use crate::{proxy, server, status};
 
+/// As a kubelet refuses.
+const SWAP: &str = "this machine has swap, and failSwapOn is true: turn it off (swapoff -a, and /etc/fstab), or set failSwapOn \
+    to false in the kubelet's configuration";
 /// The kubelet's word for a network that is not there yet.
 const NO_NETWORK: &str = "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady \
     message:the Node has no podCIDR yet";
@@ -50,56 +55,44 @@ pub(super) struct AgentArgs {
     /// Labels of a Node that is registered anew.
     #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',')]
     node_labels: Vec<String>,
-    /// Taints of a Node that is registered anew.
-    #[arg(long, value_name = "KEY=VALUE:EFFECT", value_delimiter = ',')]
-    register_with_taints: Vec<String>,
-    /// How many pods may run here.
-    #[arg(long, default_value_t = 110, value_name = "COUNT")]
-    max_pods: u64,
     /// Images, snapshots and the pods' volumes.
     #[arg(long, default_value = "/var/lib/longshore", value_name = "DIR")]
     root_dir: PathBuf,
-    /// The pods' logs.
-    #[arg(long, default_value = "/var/log/pods", value_name = "DIR")]
-    pod_logs_dir: PathBuf,
     /// The pod network's bridge.
     #[arg(long, default_value = "longshore0")]
     bridge: String,
     /// Where pods' addresses come from; what the cluster gives the Node where it is not given.
     #[arg(long, value_name = "CIDR")]
     pod_cidr: Option<String>,
-    /// Name servers for pods with dnsPolicy ClusterFirst.
-    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
-    cluster_dns: Vec<IpAddr>,
-    /// Domain of the names in the pods' search list.
-    #[arg(long, default_value = "cluster.local", value_name = "NAME")]
-    cluster_domain: String,
-    /// The cgroup below which `kubepods` is made.
-    #[arg(long, default_value = "/", value_name = "PATH")]
-    cgroup_root: String,
     /// Registry hosts' settings, laid out as containerd's `certs.d/<host>/hosts.toml`.
     #[arg(long, default_value = "/etc/longshore/certs.d", value_name = "DIR")]
     registries: PathBuf,
     #[command(flatten)]
     services: services::ServiceArgs,
+    #[command(flatten)]
+    kubelet: kubelet_flags::KubeletFlags,
 }
 
 /// Runs the node until SIGTERM or Ctrl-C; its pods go on.
 pub(super) async fn run(args: AgentArgs, run_dir: PathBuf) -> anyhow::Result<ExitCode> {
     let mut ends = Ends::listen()?;
-    let config = draft(&args, run_dir)?;
+    let kubelet = args.kubelet.load()?;
+    let config = draft(&args, &kubelet, run_dir)?;
+    if args.kubelet.is_configured() && kubelet.fail_swap_on && facts::has_swap() {
+        bail!("{SWAP}");
+    }
     let problems = facts::problems(&facts::Facts::probe());
     if !problems.is_empty() {
         let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
         bail!("this machine cannot run pods yet:\n  {}", lines.join("\n  "));
     }
     let lock = node::lock(&config)?;
-    let identity = identity(&args, &config)?;
+    let identity = identity(&args, &kubelet, &config)?;
     let stop = CancellationToken::new();
     let joining = async {
         bootstrap(&args, &config.node_name).await?;
         let client = Client::new(Kubeconfig::load(&args.kubeconfig)?)?;
-        join(&args, config, lock, &client, identity, &stop).await
+        join(&args, &kubelet, config, lock, &client, identity, &stop).await
     };
     let joined = tokio::select! {
         joined = joining => Some(joined?),
@@ -136,6 +129,7 @@ struct Joined {
 
 async fn join(
     args: &AgentArgs,
+    kubelet: &KubeletConfiguration,
     mut config: Config,
     lock: node::Lock,
     client: &Client,
@@ -148,17 +142,19 @@ async fn join(
     cluster::ensure(client, &identity, NO_NETWORK).await?;
     let nodes = cluster::own_node(client, &config.node_name, stop);
     let (ready, readiness) = watch::channel(Err(NO_NETWORK.to_owned()));
+    let pace = kubelet.heartbeat;
     let mut tasks = vec![
         tokio::spawn(told),
         tokio::spawn(cluster::heartbeat(
             client.clone(),
             identity,
+            pace,
             readiness,
             nodes.clone(),
             recorder.clone(),
             stop.clone(),
         )),
-        tokio::spawn(cluster::lease(client.clone(), config.node_name.clone(), nodes.clone(), stop.clone())),
+        tokio::spawn(cluster::lease(client.clone(), config.node_name.clone(), pace, nodes.clone(), stop.clone())),
     ];
     if args.pod_cidr.is_none() {
         config.network.pod_cidr = pod_cidr(nodes.clone()).await?;
@@ -216,27 +212,36 @@ async fn pod_cidr(mut nodes: Sets<Node>) -> anyhow::Result<ipnet::IpNet> {
     found.ok().flatten().context("the agent is stopping")
 }
 
-fn draft(args: &AgentArgs, run: PathBuf) -> anyhow::Result<Config> {
+fn draft(args: &AgentArgs, kubelet: &KubeletConfiguration, run: PathBuf) -> anyhow::Result<Config> {
     let absolute = |path: &PathBuf| std::path::absolute(path).with_context(|| format!("{}", path.display()));
     let draft = Draft {
         node_name: args.hostname_override.as_ref().map_or_else(host_name, |name| name.trim().to_lowercase()),
         root: absolute(&args.root_dir)?,
         run: absolute(&run)?,
-        logs: absolute(&args.pod_logs_dir)?,
+        logs: kubelet.pods.logs_dir.clone(),
         bridge: args.bridge.clone(),
         node_ips: if args.node_ip.is_empty() { node::primary_addresses() } else { args.node_ip.clone() },
-        cluster_domain: args.cluster_domain.clone(),
-        cluster_dns: args.cluster_dns.clone(),
-        cgroup_root: args.cgroup_root.clone(),
-        max_pods: args.max_pods,
+        cluster_domain: kubelet.dns.domain.clone(),
+        cluster_dns: kubelet.dns.servers.clone(),
+        resolv_conf: kubelet.dns.resolv_conf.clone(),
+        cgroup_root: kubelet.pods.cgroup_root.clone(),
+        crash_max: kubelet.pods.longest_back_off,
+        max_pods: kubelet.pods.most(cpus()),
+        log_rotation: kubelet.pods.logs,
+        allowed_sysctls: kubelet.pods.unsafe_sysctls.clone(),
         ..Draft::default()
     };
-    let draft = Draft { pod_cidr: args.pod_cidr.clone().unwrap_or(draft.pod_cidr), ..draft };
+    let draft = Draft {
+        pod_cidr: args.pod_cidr.clone().unwrap_or(draft.pod_cidr),
+        parallel_pulls: kubelet.images.parallel_pulls.unwrap_or(draft.parallel_pulls),
+        ..draft
+    };
     let mut config = draft.check().map_err(|bad| {
         let lines: Vec<_> = bad.iter().map(ToString::to_string).collect();
         anyhow::anyhow!("these settings cannot be used:\n  {}", lines.join("\n  "))
     })?;
     config.dns.in_cluster = true;
+    config.timing.request = kubelet.runtime_timeout;
     if config.network.node_ips.is_empty() {
         bail!(
             "this machine has no address that other nodes could reach: give it a default route, or name one with --node-ip"
@@ -245,37 +250,25 @@ fn draft(args: &AgentArgs, run: PathBuf) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-fn identity(args: &AgentArgs, config: &Config) -> anyhow::Result<Identity> {
+fn cpus() -> u64 {
+    std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u64)
+}
+
+fn identity(args: &AgentArgs, kubelet: &KubeletConfiguration, config: &Config) -> anyhow::Result<Identity> {
     Ok(Identity {
         name: config.node_name.clone(),
         labels: args.node_labels.iter().map(|label| self::label(label)).collect::<anyhow::Result<_>>()?,
-        taints: args.register_with_taints.iter().map(|taint| self::taint(taint)).collect::<anyhow::Result<_>>()?,
+        taints: kubelet.registration.taints.clone(),
         ips: config.network.node_ips.clone(),
         machine: Machine::probe(node::capacity(config)),
         runtime: concat!("longshore://", env!("CARGO_PKG_VERSION")).to_owned(),
-        max_pods: args.max_pods,
+        max_pods: config.max_pods,
     })
 }
 
 fn label(text: &str) -> anyhow::Result<(String, String)> {
     let (key, value) = text.split_once('=').with_context(|| format!("--node-labels {text:?}: must be key=value"))?;
     Ok((key.to_owned(), value.to_owned()))
-}
-
-/// `key=value:Effect` or `key:Effect`.
-fn taint(text: &str) -> anyhow::Result<Taint> {
-    let wrong = || {
-        format!(
-            "--register-with-taints {text:?}: must be key=value:Effect, with the effect NoSchedule, PreferNoSchedule or NoExecute"
-        )
-    };
-    let (rest, effect) = text.rsplit_once(':').with_context(wrong)?;
-    let (key, value) = rest.split_once('=').unwrap_or((rest, ""));
-    if key.is_empty() || !["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&effect) {
-        bail!(wrong());
-    }
-    let value = (!value.is_empty()).then(|| value.to_owned());
-    Ok(Taint { key: key.to_owned(), value, effect: effect.to_owned(), ..Taint::default() })
 }
 
 #[cfg(test)]
@@ -285,14 +278,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn taints_and_labels_are_read_as_the_kubelet_reads_them() {
-        let one = taint("node-role.kubernetes.io/control-plane:NoSchedule").unwrap();
-        assert_eq!(
-            (one.key.as_str(), one.value, one.effect.as_str()),
-            ("node-role.kubernetes.io/control-plane", None, "NoSchedule")
-        );
-        assert_eq!(taint("k=v:NoExecute").unwrap().value.as_deref(), Some("v"));
-        assert!(taint("k=v:NoWay").is_err() && taint("k").is_err() && taint(":NoExecute").is_err());
+    fn labels_are_read_as_the_kubelet_reads_them() {
         assert_eq!(label("a/b=c=d").unwrap(), ("a/b".into(), "c=d".into()));
         assert!(label("a").is_err());
         let all: BTreeMap<_, _> = ["x=1", "y="].iter().map(|text| label(text).unwrap()).collect();

@@ -1,4 +1,5 @@
-//! The Node's status: computed every ten seconds, sent when it says something new or after five minutes.
+//! The Node's status: computed every ten seconds, sent when it says something new or after five minutes, or as often as the
+//! configuration says.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,13 +14,10 @@ use tracing::{info, warn};
 use super::node_object::{Identity, differs, status_patch, turns};
 use super::register::{self, RegisterError};
 use crate::api::{ApiError, Body, Client, Sets, path_of};
+use crate::config::kubelet::Heartbeat;
 use crate::errors::chain;
 use crate::events::{About, Recorder};
 
-/// `nodeStatusUpdateFrequency`.
-const LOOK: Duration = Duration::from_secs(10);
-/// `nodeStatusReportFrequency`: the lease says that the node lives, this says that it is still the same.
-const REPORT: Duration = Duration::from_secs(300);
 /// After a failed patch: what the API server shows after an outage must be right within five seconds.
 const RETRY: Duration = Duration::from_secs(2);
 
@@ -30,17 +28,18 @@ pub type Readiness = watch::Receiver<Result<(), String>>;
 pub async fn run(
     client: Client,
     identity: Identity,
+    pace: Heartbeat,
     mut ready: Readiness,
     mut nodes: Sets<Node>,
     recorder: Recorder,
     stop: CancellationToken,
 ) {
-    let mut beat = Beat { client, identity, recorder, uid: None, sent: None };
+    let mut beat = Beat { client, identity, pace, recorder, uid: None, sent: None };
     loop {
         let now = ready.borrow_and_update().clone();
         let there = nodes.borrow_and_update().as_ref().map(|nodes| nodes.values().next().cloned());
         let pause = match beat.report(now, there).await {
-            Ok(()) => LOOK,
+            Ok(()) => pace.compute,
             Err(error) => {
                 warn!("reporting the node's status: {}; trying again", chain(&error));
                 RETRY
@@ -59,6 +58,8 @@ struct Beat {
     client: Client,
     identity: Identity,
     recorder: Recorder,
+    /// The lease says that the node lives, its status that it is still the same: less often.
+    pace: Heartbeat,
     /// Which Node of this name is reported to.
     uid: Option<String>,
     /// What the API server has, and since when.
@@ -80,7 +81,7 @@ impl Beat {
             (self.uid, self.sent) = (node.metadata.uid.clone(), None);
         }
         let (before, due) = match &self.sent {
-            Some((status, since)) => (status.clone(), since.elapsed() >= REPORT),
+            Some((status, since)) => (status.clone(), since.elapsed() >= self.pace.report),
             None => (node.and_then(|node| node.status.clone()).unwrap_or_default(), true),
         };
         let status = self.identity.status(Some(&before), ready, Timestamp::now());

@@ -12,19 +12,18 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::api::{ApiError, Client, Sets, path_of, path_of_all};
+use crate::config::kubelet::Heartbeat;
 use crate::errors::chain;
 
 /// Where all nodes' leases are.
 const NAMESPACE: &str = "kube-node-lease";
-/// `nodeLeaseDurationSeconds`; the node controller's grace period is as long.
-const SECONDS: i32 = 40;
-/// A quarter of it.
-const RENEW: Duration = Duration::from_secs(10);
-/// After a failure: four tries fit into what is left of a lease.
+/// After a failure: four tries fit into what is left of a lease of 40 s.
 const RETRY: Duration = Duration::from_secs(2);
 
 /// Renews the lease of the Node `name` until `stop`. `nodes` holds this Node alone: the lease is its, and goes with it.
-pub async fn run(client: Client, name: String, mut nodes: Sets<Node>, stop: CancellationToken) {
+/// A lease is renewed when a quarter of it has gone by.
+pub async fn run(client: Client, name: String, pace: Heartbeat, mut nodes: Sets<Node>, stop: CancellationToken) {
+    let (quarter, seconds) = (pace.lease / 4, i32::try_from(pace.lease.as_secs()).unwrap_or(i32::MAX));
     let (mut held, mut owner): (Option<Lease>, Option<String>) = (None, None);
     loop {
         let uid = nodes.borrow_and_update().as_ref().and_then(|nodes| nodes.values().next()?.metadata.uid.clone());
@@ -37,14 +36,14 @@ pub async fn run(client: Client, name: String, mut nodes: Sets<Node>, stop: Canc
                 Ok(()) = nodes.changed() => continue,
             }
         };
-        let pause = match renew(&client, &name, uid, held.take()).await {
+        let pause = match renew(&client, (&name, uid, seconds), held.take()).await {
             Ok(lease) => {
                 held = Some(lease);
-                RENEW
+                quarter
             }
             Err(error) => {
                 warn!("renewing the node's lease: {}; trying again", chain(&error));
-                RETRY
+                RETRY.min(quarter)
             }
         };
         tokio::select! {
@@ -54,18 +53,20 @@ pub async fn run(client: Client, name: String, mut nodes: Sets<Node>, stop: Canc
     }
 }
 
-async fn renew(client: &Client, name: &str, uid: &str, held: Option<Lease>) -> Result<Lease, ApiError> {
+async fn renew(client: &Client, of: (&str, &str, i32), held: Option<Lease>) -> Result<Lease, ApiError> {
+    let name = of.0;
     let there = match held {
         Some(lease) => Some(lease),
         None => client.read::<Lease>(Some(NAMESPACE), name).await?,
     };
     match there {
-        Some(lease) => client.replace(&path_of::<Lease>(Some(NAMESPACE), name), &renewed(lease, name, uid)).await,
-        None => client.create(&path_of_all::<Lease>(Some(NAMESPACE)), &renewed(Lease::default(), name, uid)).await,
+        Some(lease) => client.replace(&path_of::<Lease>(Some(NAMESPACE), name), &renewed(lease, of)).await,
+        None => client.create(&path_of_all::<Lease>(Some(NAMESPACE)), &renewed(Lease::default(), of)).await,
     }
 }
 
-fn renewed(mut lease: Lease, name: &str, uid: &str) -> Lease {
+/// `name`, `uid` of its Node, and for how many seconds it holds.
+fn renewed(mut lease: Lease, (name, uid, seconds): (&str, &str, i32)) -> Lease {
     lease.metadata =
         ObjectMeta { name: Some(name.to_owned()), namespace: Some(NAMESPACE.to_owned()), ..lease.metadata };
     let owner = OwnerReference {
@@ -80,7 +81,7 @@ fn renewed(mut lease: Lease, name: &str, uid: &str) -> Lease {
     let spec = lease.spec.take().unwrap_or_default();
     lease.spec = Some(LeaseSpec {
         holder_identity: Some(name.to_owned()),
-        lease_duration_seconds: Some(SECONDS),
+        lease_duration_seconds: Some(seconds),
         renew_time: Some(MicroTime(Timestamp::now())),
         ..spec
     });

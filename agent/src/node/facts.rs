@@ -75,6 +75,12 @@ impl Facts {
     }
 }
 
+/// Whether memory may be written to a disk.
+pub fn has_swap() -> bool {
+    // The first line is a heading.
+    fs::read_to_string("/proc/swaps").is_ok_and(|text| text.lines().count() > 1)
+}
+
 fn overlayfs() -> bool {
     let listed = || {
         let text = fs::read_to_string("/proc/filesystems").unwrap_or_default();

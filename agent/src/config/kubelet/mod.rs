@@ -18,6 +18,7 @@ mod defaults;
 mod duration;
 mod effect;
 mod file;
+mod flags;
 mod layers;
 mod node;
 mod pods;
@@ -37,6 +38,7 @@ use self::file::File;
 use self::layers::Layers;
 use crate::yaml::Node;
 
+pub use flags::{FLAGS, Flag, SWITCHES_WITHOUT_MEANING, WITHOUT_MEANING};
 pub use node::{Heartbeat, Images, Rate, Rates, Registration, ShutdownGroup};
 pub use pods::{ClusterDns, Pods, StaticPods};
 pub use resources::{Eviction, Reservations, Reserved, Signal, Threshold};
