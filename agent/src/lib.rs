@@ -8,6 +8,7 @@
 //! probes  --ProbeResults--> pods            pods, images, volumes --Event--> events
 //! ```
 //!
+//! `server` (a Unix socket) and `kubelet_api` (the cluster's ports) show what the views and the runtime have.
 //! `pods` also tells `timeline` what it tries and what it waits for; `log_rotation` looks at logs of what the views show.
 //! Only `pods` starts or stops containers. Nothing here knows what is inside the runtime: containers are reached
 //! through [`cri_proto::Runtime`] alone. Modules stand in reading order.
@@ -23,6 +24,8 @@ pub mod expand;
 pub mod fields;
 mod files;
 pub mod images;
+pub mod kubelet_api;
+mod listen;
 pub mod log_rotation;
 pub mod names;
 pub mod node;
@@ -31,6 +34,7 @@ pub mod pods;
 pub mod probes;
 pub mod proxy;
 pub mod quantity;
+mod reloaded;
 pub mod resources;
 mod selectors;
 pub mod server;

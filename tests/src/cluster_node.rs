@@ -43,7 +43,15 @@ impl ClusterNode {
         let user = format!("system:node:n{last}");
         let kubeconfig = plane.kubeconfig(&format!("n{last}.conf"), &user, Some("system:nodes"))?;
         let mut node = Self::prepared(plane, last, flags)?;
-        node.flags.push(format!("--kubeconfig={}", kubeconfig.display()));
+        let (certificate, key) = plane.serving_certificate(&node.name, &format!("192.0.2.{last}"))?;
+        let ca = plane.path("ca.crt");
+        let files = [
+            ("kubeconfig", kubeconfig),
+            ("tls-cert-file", certificate),
+            ("tls-private-key-file", key),
+            ("client-ca-file", ca),
+        ];
+        node.flags.extend(files.iter().map(|(flag, path)| format!("--{flag}={}", path.display())));
         Ok(node)
     }
 
@@ -61,7 +69,7 @@ impl ClusterNode {
             "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
         });
         std::fs::write(path("bootstrap.conf"), config.to_string())?;
-        let own = [("bootstrap-kubeconfig", "bootstrap.conf"), ("kubeconfig", "kubelet.conf"), ("cert-dir", "pki")];
+        let own = [("bootstrap-kubeconfig", "bootstrap.conf"), ("kubeconfig", "kubelet.conf")];
         let flags: Vec<_> = own.iter().map(|(flag, name)| format!("--{flag}={}", path(name))).collect();
         node.flags.extend(flags);
         Ok(node)
@@ -100,6 +108,7 @@ impl ClusterNode {
             .arg(format!("--run-dir={}", path("run")))
             .arg(format!("--root-dir={}", path("root")))
             .arg(format!("--pod-logs-dir={}", path("logs")))
+            .arg(format!("--cert-dir={}", path("pki")))
             .arg(format!("--cgroup-root={}", self.place.cgroup()))
             .args(&self.flags)
             .stdin(Stdio::null())

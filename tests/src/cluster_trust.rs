@@ -46,12 +46,21 @@ impl Authority {
     /// The folder cannot be written to.
     pub fn renew_server(&self) -> Result<()> {
         let names = ["192.0.2.1", "10.96.0.1", "127.0.0.1", "localhost", "kubernetes.default.svc"];
-        let mut params = CertificateParams::new(names.map(str::to_owned))?;
-        params.distinguished_name.push(DnType::CommonName, "kube-apiserver");
+        let (certificate, key) = self.server("kube-apiserver", &names)?;
+        std::fs::write(self.folder.join("server.crt"), certificate)?;
+        Ok(std::fs::write(self.folder.join("server.key"), key)?)
+    }
+
+    /// Certificate and key of a server that is reached by these names and addresses.
+    ///
+    /// # Errors
+    /// They cannot be made.
+    pub fn server(&self, name: &str, names: &[&str]) -> Result<(String, String)> {
+        let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())?;
+        params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let key = KeyPair::generate()?;
-        std::fs::write(self.folder.join("server.crt"), params.signed_by(&key, &self.issuer)?.pem())?;
-        Ok(std::fs::write(self.folder.join("server.key"), key.serialize_pem())?)
+        Ok((params.signed_by(&key, &self.issuer)?.pem(), key.serialize_pem()))
     }
 
     /// Certificate and key of a user.

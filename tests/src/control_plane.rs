@@ -122,6 +122,19 @@ impl ControlPlane {
         Ok(path)
     }
 
+    /// Makes a certificate for a node's own API, `<name>-serving.crt` and `.key`, that the API server believes.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn serving_certificate(&self, name: &str, address: &str) -> Result<(PathBuf, PathBuf)> {
+        let (certificate, key) = self.authority.server(&format!("system:node:{name}"), &[name, address])?;
+        let (certificate_file, key_file) =
+            (self.path(&format!("{name}-serving.crt")), self.path(&format!("{name}-serving.key")));
+        std::fs::write(&key_file, key)?;
+        std::fs::write(&certificate_file, certificate)?;
+        Ok((certificate_file, key_file))
+    }
+
     fn write_configs(&self) -> Result<()> {
         self.kubeconfig("admin.conf", "kubernetes-admin", Some("system:masters"))?;
         self.kubeconfig("controller-manager.conf", "system:kube-controller-manager", None)?;
@@ -164,6 +177,7 @@ impl ControlPlane {
             file("service-account-signing-key-file", "sa.key"),
             file("kubelet-client-certificate", "kubelet-client.crt"),
             file("kubelet-client-key", "kubelet-client.key"),
+            file("kubelet-certificate-authority", "ca.crt"),
         ];
         self.spawn_own("kube-apiserver", &flags)?;
         self.wait("a ready API server", |plane| {

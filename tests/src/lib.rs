@@ -9,6 +9,7 @@ pub mod channel;
 pub mod cluster_node;
 pub mod cluster_trust;
 pub mod control_plane;
+pub mod kubelet_client;
 pub mod node;
 pub mod pod_network;
 pub mod registry;

@@ -1,6 +1,6 @@
 //! One call to the API server: connection, credentials, deadline, and the wait that it asks for.
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,9 +16,10 @@ use rustls::pki_types::ServerName;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::credentials::{Credentials, CredentialsError, Fingerprint};
+use super::credentials::{Credentials, CredentialsError, files};
 use super::error::ApiError;
 use super::kubeconfig::Kubeconfig;
+use crate::reloaded::Reloaded;
 
 /// A server in the same cluster answers a handshake in milliseconds; one that is gone must not use up a call's patience.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -119,8 +120,9 @@ pub struct Client(Arc<Shared>);
 
 struct Shared {
     config: Kubeconfig,
-    transport: RwLock<Arc<Transport>>,
-    made_of: Mutex<Fingerprint>,
+    /// Connections for the next call: when a file of the credentials has changed, they are new, and a certificate that was
+    /// renewed is used without a restart.
+    transport: Reloaded<Transport, CredentialsError>,
 }
 
 impl Client {
@@ -129,33 +131,15 @@ impl Client {
     /// # Errors
     /// When a certificate, key or token cannot be used.
     pub fn new(config: Kubeconfig) -> Result<Self, CredentialsError> {
-        let made_of = Mutex::new(Fingerprint::of(&config));
-        let transport = RwLock::new(Arc::new(transport(&config)?));
-        Ok(Self(Arc::new(Shared { config, transport, made_of })))
+        let what = format!("the credentials for {}", config.server);
+        let of = config.clone();
+        let transport = Reloaded::new(what, files(&config), move || transport(&of))?;
+        Ok(Self(Arc::new(Shared { config, transport })))
     }
 
     /// `https://host:port` of the API server.
     pub fn server(&self) -> &str {
         &self.0.config.server
-    }
-
-    /// Connections for the next call. When a file of the credentials has changed, they are new: a certificate that was
-    /// renewed is used without a restart. One that cannot be read is tried again with the next call; until then the old
-    /// one serves.
-    fn transport(&self) -> Arc<Transport> {
-        let now = Fingerprint::of(&self.0.config);
-        let mut made_of = self.0.made_of.lock().unwrap_or_else(PoisonError::into_inner);
-        if *made_of != now {
-            match transport(&self.0.config) {
-                Ok(fresh) => {
-                    *self.0.transport.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(fresh);
-                    *made_of = now;
-                    tracing::info!(server = self.server(), "the credentials for the API server were read anew");
-                }
-                Err(error) => tracing::warn!("{error}; the former credentials are used"),
-            }
-        }
-        Arc::clone(&self.0.transport.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// One call, its answer decoded.
@@ -219,7 +203,7 @@ impl Client {
     async fn open(&self, call: &Call) -> Result<Response<Incoming>, ApiError> {
         let unreadable =
             |source: hyper::http::Error| ApiError::Unreadable { call: call.shown(), source: source.into() };
-        let transport = self.transport();
+        let transport = self.0.transport.current();
         let mut request = Request::builder()
             .method(call.method.clone())
             .uri(format!("{}{}", self.server(), call.target()))

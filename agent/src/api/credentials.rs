@@ -1,6 +1,5 @@
 //! Whom we believe and who we are, as TLS wants it; read anew when a file of it has changed.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -102,22 +101,8 @@ fn roots(ca: Option<&Source>) -> Result<RootCertStore, CredentialsError> {
     Ok(roots)
 }
 
-/// What tells one content of the files from another without reading them. Links are followed: certificates are renewed
-/// by pointing one elsewhere.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Fingerprint(Vec<Option<(u64, u64, i64, i64)>>);
-
-impl Fingerprint {
-    pub(super) fn of(config: &Kubeconfig) -> Self {
-        let stat = |path: PathBuf| {
-            let meta = std::fs::metadata(path).ok()?;
-            Some((meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec()))
-        };
-        Self(files(config).into_iter().map(stat).collect())
-    }
-}
-
-fn files(config: &Kubeconfig) -> Vec<PathBuf> {
+/// The files that hold credentials.
+pub(super) fn files(config: &Kubeconfig) -> Vec<PathBuf> {
     let (certificate, key) = config.user.certificate.as_ref().map(|(c, k)| (c, k)).unzip();
     let all = [config.ca.as_ref(), certificate, key, config.user.token.as_ref()];
     let path = |source: &Source| match source {

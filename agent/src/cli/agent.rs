@@ -23,6 +23,7 @@ use crate::cluster::{self, Identity, Machine};
 use crate::config::kubelet::KubeletConfiguration;
 use crate::config::{Config, Draft};
 use crate::events::{About, EventType, Recorder};
+use crate::kubelet_api::{self, NodeSlot};
 use crate::names::PodUid;
 use crate::node::{self, facts};
 use crate::sources::Desired;
@@ -87,12 +88,23 @@ pub(super) async fn run(args: AgentArgs, run_dir: PathBuf) -> anyhow::Result<Exi
         bail!("this machine cannot run pods yet:\n  {}", lines.join("\n  "));
     }
     let lock = node::lock(&config)?;
+    let settings = kubelet_api::Settings {
+        server: kubelet.server.clone(),
+        cert_dir: std::path::absolute(&args.cert_dir)?,
+        configz: kubelet.configz.clone(),
+    };
+    let ports = kubelet_api::bind(settings)?;
     let identity = identity(&args, &kubelet, &config)?;
     let stop = CancellationToken::new();
     let joining = async {
         bootstrap(&args, &config.node_name).await?;
         let client = Client::new(Kubeconfig::load(&args.kubeconfig)?)?;
-        join(&args, &kubelet, config, lock, &client, identity, &stop).await
+        let slot = NodeSlot::default();
+        let ports = ports.serve(&client, &config.node_name, slot.clone(), None, &stop)?;
+        let mut joined = join(&args, &kubelet, config, lock, &client, identity, &stop).await?;
+        slot.fill(joined.node.handle());
+        joined.tasks.extend(ports);
+        anyhow::Ok(joined)
     };
     let joined = tokio::select! {
         joined = joining => Some(joined?),
@@ -263,6 +275,7 @@ fn identity(args: &AgentArgs, kubelet: &KubeletConfiguration, config: &Config) -
         machine: Machine::probe(node::capacity(config)),
         runtime: concat!("longshore://", env!("CARGO_PKG_VERSION")).to_owned(),
         max_pods: config.max_pods,
+        port: kubelet.server.listen.port(),
     })
 }
 

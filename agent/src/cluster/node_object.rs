@@ -34,6 +34,8 @@ pub struct Identity {
     pub runtime: String,
     /// How many pods may run.
     pub max_pods: u64,
+    /// Where the kubelet's API answers.
+    pub port: u16,
 }
 
 /// The version that the node says it is: what it behaves like.
@@ -100,7 +102,9 @@ impl Identity {
             allocatable: Some(resources.clone()),
             capacity: Some(resources),
             conditions: Some(conditions(before, ready, now)),
-            daemon_endpoints: Some(NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port: 10_250 }) }),
+            daemon_endpoints: Some(NodeDaemonEndpoints {
+                kubelet_endpoint: Some(DaemonEndpoint { port: self.port.into() }),
+            }),
             node_info: Some(self.info()),
             ..NodeStatus::default()
         }
@@ -191,6 +195,7 @@ pub(super) fn differs(old: &NodeStatus, new: &NodeStatus) -> bool {
     let same = old.addresses == new.addresses
         && old.allocatable == new.allocatable
         && old.capacity == new.capacity
+        && old.daemon_endpoints == new.daemon_endpoints
         && old
             .node_info
             .as_ref()
@@ -263,6 +268,7 @@ mod tests {
             },
             runtime: "longshore://0.1.0".into(),
             max_pods: 110,
+            port: 10_250,
         }
     }
 

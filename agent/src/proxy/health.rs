@@ -15,11 +15,12 @@ use axum::routing::get;
 use jiff::Timestamp;
 use netfilter::{Family, Model};
 use serde_json::{Map, Value, json};
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::TcpSocket;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::metrics::{Metrics, family_name};
+use crate::listen::listen;
 use crate::names::ObjectName;
 
 /// How long a change may wait: twice kube-proxy's time between full syncs.
@@ -154,26 +155,6 @@ async fn spawn(at: SocketAddr, router: Router) -> std::io::Result<JoinHandle<()>
         // It ends only with its task.
         let _ = axum::serve(listener, router).await;
     }))
-}
-
-/// An address of all zeros takes both families, as Go's does.
-fn listen(at: SocketAddr) -> std::io::Result<TcpListener> {
-    if at.ip() == Ipv4Addr::UNSPECIFIED {
-        let both = TcpListener::from_std(both_families(at.port())?);
-        return both;
-    }
-    let socket = if at.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.set_reuseaddr(true)?;
-    socket.bind(at)?;
-    socket.listen(128)
-}
-
-fn both_families(port: u16) -> std::io::Result<std::net::TcpListener> {
-    // The standard library leaves IPV6_V6ONLY as the kernel has it, which is off unless somebody changed it.
-    let listener = std::net::TcpListener::bind((Ipv6Addr::UNSPECIFIED, port));
-    let listener = listener.or_else(|_| std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
 }
 
 /// What a load balancer asks for.

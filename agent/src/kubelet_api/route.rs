@@ -1,0 +1,291 @@
+//! What a method and a path ask for, and what one must be allowed for it. Pure.
+//!
+//! The right that is asked for comes from the same decoded segments as the route: no spelling of a path can be judged as
+//! one thing and served as another.
+
+use hyper::Method;
+
+/// A pod in a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodRef {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its uid, where the path has one.
+    pub uid: Option<String>,
+}
+
+/// What is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Route {
+    /// `/healthz` and, with a name, one of its checks.
+    Healthz(Option<String>),
+    /// `/pods`.
+    Pods,
+    /// `/runningpods/`.
+    RunningPods,
+    /// `/configz`.
+    Configz,
+    /// `/checkpoint/<namespace>/<pod>/<container>`.
+    Checkpoint(PodRef, String),
+    /// One of the streams.
+    Stream(StreamRoute),
+}
+
+/// What needs an upgraded connection, and `run`, which goes with them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StreamRoute {
+    /// `/exec/…/<container>`.
+    Exec(PodRef, String),
+    /// `/attach/…/<container>`.
+    Attach(PodRef, String),
+    /// `/portForward/…`.
+    PortForward(PodRef),
+    /// `/run/…/<container>`.
+    Run(PodRef, String),
+}
+
+/// Why nothing is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Miss {
+    /// There is no such path.
+    NotFound,
+    /// There is, for these methods.
+    Method(&'static str),
+}
+
+/// A request line, understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Asked {
+    pub(super) route: Result<Route, Miss>,
+    /// Verb of the API; empty for methods that have none.
+    pub(super) verb: &'static str,
+    /// Subresources of the node; one of them must be allowed.
+    pub(super) subresources: &'static [&'static str],
+    /// Only with `enableDebuggingHandlers`.
+    pub(super) is_debugging: bool,
+}
+
+impl Asked {
+    pub(super) fn of(method: &Method, path: &str) -> Self {
+        let segments = segments(path);
+        let segments: Vec<&str> = segments.iter().flatten().map(String::as_str).collect();
+        let first = segments.first().copied().unwrap_or_default();
+        let found = find(&segments);
+        let route = found.and_then(|(route, methods)| match methods.split(", ").any(|one| one == method.as_str()) {
+            true => Ok(route),
+            false => Err(Miss::Method(methods)),
+        });
+        Self {
+            route,
+            verb: verb(method, first),
+            subresources: subresources(first),
+            is_debugging: DEBUGGING.contains(&first),
+        }
+    }
+}
+
+const DEBUGGING: [&str; 7] = ["run", "exec", "attach", "portForward", "containerLogs", "runningpods", "logs"];
+
+/// A stream changes things however it is asked for (kubernetes#136550).
+fn verb(method: &Method, first: &str) -> &'static str {
+    match (first, method.as_str()) {
+        ("exec" | "attach" | "portForward" | "run", _) | (_, "POST") => "create",
+        (_, "GET") => "get",
+        (_, "PUT") => "update",
+        (_, "PATCH") => "patch",
+        (_, "DELETE") => "delete",
+        _ => "",
+    }
+}
+
+/// The fine-grained one is tried first.
+fn subresources(first: &str) -> &'static [&'static str] {
+    match first {
+        "pods" | "runningpods" => &["pods", "proxy"],
+        "healthz" => &["healthz", "proxy"],
+        "configz" => &["configz", "proxy"],
+        "stats" => &["stats"],
+        "metrics" => &["metrics"],
+        "logs" => &["log"],
+        "checkpoint" => &["checkpoint"],
+        _ => &["proxy"],
+    }
+}
+
+/// The decoded parts of a path; a slash at the end makes no difference. `None` when it cannot be one of ours.
+fn segments(path: &str) -> Option<Vec<String>> {
+    let path = path.strip_prefix('/')?;
+    let path = path.strip_suffix('/').unwrap_or(path);
+    path.split('/').map(decode).collect()
+}
+
+/// One segment without its percent signs; `None` when it is no text, or would be more than one segment.
+fn decode(segment: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(segment.len());
+    let mut rest = segment.bytes();
+    while let Some(byte) = rest.next() {
+        let decoded = match byte {
+            b'%' => {
+                let (high, low) = (char::from(rest.next()?).to_digit(16)?, char::from(rest.next()?).to_digit(16)?);
+                u8::try_from(high * 16 + low).ok()?
+            }
+            other => other,
+        };
+        bytes.push(decoded);
+    }
+    let text = String::from_utf8(bytes).ok()?;
+    (!text.is_empty() && !text.contains(['/', '\0']) && text != "." && text != "..").then_some(text)
+}
+
+type Found = Result<(Route, &'static str), Miss>;
+
+/// The table of paths with their methods.
+fn find(segments: &[&str]) -> Found {
+    let pod = |namespace: &str, name: &str, uid: Option<&str>| PodRef {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        uid: uid.map(str::to_owned),
+    };
+    let (route, methods) = match *segments {
+        ["healthz"] => (Route::Healthz(None), "GET"),
+        ["healthz", check] => (Route::Healthz(Some(check.to_owned())), "GET"),
+        ["pods"] => (Route::Pods, "GET"),
+        ["runningpods"] => (Route::RunningPods, "GET"),
+        ["configz"] => (Route::Configz, "GET"),
+        ["checkpoint", namespace, name, container] => {
+            (Route::Checkpoint(pod(namespace, name, None), container.to_owned()), "POST")
+        }
+        ["portForward", namespace, name] => {
+            (Route::Stream(StreamRoute::PortForward(pod(namespace, name, None))), "GET, POST")
+        }
+        ["portForward", namespace, name, uid] => {
+            (Route::Stream(StreamRoute::PortForward(pod(namespace, name, Some(uid)))), "GET, POST")
+        }
+        [action, namespace, name, container] => stream(action, pod(namespace, name, None), container)?,
+        [action, namespace, name, uid, container] => stream(action, pod(namespace, name, Some(uid)), container)?,
+        _ => return Err(Miss::NotFound),
+    };
+    Ok((route, methods))
+}
+
+fn stream(action: &str, pod: PodRef, container: &str) -> Found {
+    let container = container.to_owned();
+    let (route, methods) = match action {
+        "exec" => (StreamRoute::Exec(pod, container), "GET, POST"),
+        "attach" => (StreamRoute::Attach(pod, container), "GET, POST"),
+        "run" => (StreamRoute::Run(pod, container), "POST"),
+        _ => return Err(Miss::NotFound),
+    };
+    Ok((Route::Stream(route), methods))
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+
+    use super::*;
+
+    fn check(lines: &[&str], expected: Expect) {
+        let show = |line: &&str| {
+            let (method, path) = line.split_once(' ').unwrap();
+            let asked = Asked::of(&method.parse().unwrap(), path);
+            let route = match &asked.route {
+                Ok(route) => format!("{route:?}"),
+                Err(miss) => format!("{miss:?}"),
+            };
+            let debugging = if asked.is_debugging { " (debugging)" } else { "" };
+            format!("{line}: {} {}{debugging} -> {route}\n", asked.verb, asked.subresources.join("|"))
+        };
+        expected.assert_eq(&lines.iter().map(show).collect::<String>());
+    }
+
+    #[test]
+    fn each_path_has_its_methods_and_its_right() {
+        check(
+            &[
+                "GET /healthz",
+                "GET /healthz/ping",
+                "GET /pods",
+                "GET /pods/",
+                "POST /pods",
+                "HEAD /pods",
+                "GET /runningpods/",
+                "GET /configz",
+                "PUT /configz",
+                "POST /checkpoint/ns/p/c",
+                "GET /checkpoint/ns/p/c",
+                "DELETE /nothing",
+                "PATCH /",
+            ],
+            expect![[r#"
+                GET /healthz: get healthz|proxy -> Healthz(None)
+                GET /healthz/ping: get healthz|proxy -> Healthz(Some("ping"))
+                GET /pods: get pods|proxy -> Pods
+                GET /pods/: get pods|proxy -> Pods
+                POST /pods: create pods|proxy -> Method("GET")
+                HEAD /pods:  pods|proxy -> Method("GET")
+                GET /runningpods/: get pods|proxy (debugging) -> RunningPods
+                GET /configz: get configz|proxy -> Configz
+                PUT /configz: update configz|proxy -> Method("GET")
+                POST /checkpoint/ns/p/c: create checkpoint -> Checkpoint(PodRef { namespace: "ns", name: "p", uid: None }, "c")
+                GET /checkpoint/ns/p/c: get checkpoint -> Method("POST")
+                DELETE /nothing: delete proxy -> NotFound
+                PATCH /: patch proxy -> NotFound
+            "#]],
+        );
+    }
+
+    #[test]
+    fn a_stream_is_a_create_by_whatever_method() {
+        check(
+            &[
+                "GET /exec/ns/p/c",
+                "POST /exec/ns/p/uid/c",
+                "GET /attach/ns/p/c",
+                "GET /portForward/ns/p",
+                "POST /portForward/ns/p/uid",
+                "GET /run/ns/p/c",
+                "POST /run/ns/p/c",
+                "DELETE /exec/ns/p/c",
+            ],
+            expect![[r#"
+                GET /exec/ns/p/c: create proxy (debugging) -> Stream(Exec(PodRef { namespace: "ns", name: "p", uid: None }, "c"))
+                POST /exec/ns/p/uid/c: create proxy (debugging) -> Stream(Exec(PodRef { namespace: "ns", name: "p", uid: Some("uid") }, "c"))
+                GET /attach/ns/p/c: create proxy (debugging) -> Stream(Attach(PodRef { namespace: "ns", name: "p", uid: None }, "c"))
+                GET /portForward/ns/p: create proxy (debugging) -> Stream(PortForward(PodRef { namespace: "ns", name: "p", uid: None }))
+                POST /portForward/ns/p/uid: create proxy (debugging) -> Stream(PortForward(PodRef { namespace: "ns", name: "p", uid: Some("uid") }))
+                GET /run/ns/p/c: create proxy (debugging) -> Method("POST")
+                POST /run/ns/p/c: create proxy (debugging) -> Stream(Run(PodRef { namespace: "ns", name: "p", uid: None }, "c"))
+                DELETE /exec/ns/p/c: create proxy (debugging) -> Method("GET, POST")
+            "#]],
+        );
+    }
+
+    #[test]
+    fn a_path_is_judged_as_it_is_served() {
+        check(
+            &[
+                "GET /%70ods",
+                "GET /stats/../exec/ns/p/c",
+                "GET /stats/%2e%2e/pods",
+                "GET /stats%2f..%2fpods",
+                "GET //pods",
+                "GET /exec/ns/%00/c",
+                "GET /exec/ns/p/%zz",
+                "GET /Pods",
+            ],
+            expect![[r#"
+                GET /%70ods: get pods|proxy -> Pods
+                GET /stats/../exec/ns/p/c: get proxy -> NotFound
+                GET /stats/%2e%2e/pods: get proxy -> NotFound
+                GET /stats%2f..%2fpods: get proxy -> NotFound
+                GET //pods: get proxy -> NotFound
+                GET /exec/ns/%00/c: get proxy -> NotFound
+                GET /exec/ns/p/%zz: get proxy -> NotFound
+                GET /Pods: get proxy -> NotFound
+            "#]],
+        );
+    }
+}

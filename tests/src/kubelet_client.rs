@@ -1,0 +1,80 @@
+//! Whoever asks a node's own API directly: curl, from the control plane's side of the wire.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::control_plane::ControlPlane;
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub enum Who<'a> {
+    /// With neither certificate nor token.
+    Nobody,
+    /// With `<file>.crt` and `<file>.key` of the control plane's folder.
+    Certificate(&'a str),
+    /// With a bearer token.
+    Token(&'a str),
+}
+
+/// The APIs of one node.
+pub struct KubeletClient<'a> {
+    plane: &'a ControlPlane,
+    /// `192.0.2.x`.
+    address: String,
+}
+
+impl<'a> KubeletClient<'a> {
+    /// For the node with the address 192.0.2.`last`.
+    #[must_use]
+    pub fn new(plane: &'a ControlPlane, last: u8) -> Self {
+        Self { plane, address: format!("192.0.2.{last}") }
+    }
+
+    /// Status and body of one request to :10250, whose certificate must be the cluster's.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub fn ask(&self, who: Who, method: &str, path: &str) -> Result<(u16, String)> {
+        let mut curl = self.curl();
+        curl.arg("--cacert").arg(self.plane.path("ca.crt"));
+        match who {
+            Who::Nobody => {}
+            Who::Certificate(file) => {
+                curl.arg("--cert").arg(self.plane.path(&format!("{file}.crt")));
+                curl.arg("--key").arg(self.plane.path(&format!("{file}.key")));
+            }
+            Who::Token(token) => drop(curl.arg("-H").arg(format!("Authorization: Bearer {token}"))),
+        }
+        if method == "HEAD" {
+            curl.arg("--head")
+        } else {
+            curl.args(["-X", method])
+        };
+        curl.arg(format!("https://{}:10250{path}", self.address));
+        answer(&mut curl)
+    }
+
+    /// Status and body of one request by whatever URL, from the control plane's side.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub fn get(&self, url: &str) -> Result<(u16, String)> {
+        answer(self.curl().arg("-k").arg(url))
+    }
+
+    fn curl(&self) -> Command {
+        let mut curl = self.plane.command("curl".as_ref());
+        // Dots in a path are the test's business.
+        curl.args(["-sS", "--path-as-is", "--max-time", "60", "-w", "\n%{http_code}"]);
+        curl
+    }
+}
+
+fn answer(curl: &mut Command) -> Result<(u16, String)> {
+    let output = curl.output().context("running curl")?;
+    ensure!(output.status.success(), "curl: {}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let (body, code) = text.rsplit_once('\n').context("no status")?;
+    Ok((code.parse()?, body.to_owned()))
+}
