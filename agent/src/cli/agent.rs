@@ -82,6 +82,8 @@ pub(super) async fn run(args: AgentArgs, run_dir: PathBuf) -> anyhow::Result<Exi
     if args.kubelet.is_configured() && kubelet.fail_swap_on && facts::has_swap() {
         bail!("{SWAP}");
     }
+    // The pods' range may not be known yet; what cannot be meant is.
+    args.services.settings(&config, proxy::Turns::default())?;
     let problems = facts::problems(&facts::Facts::probe());
     if !problems.is_empty() {
         let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();

@@ -9,6 +9,7 @@ mod live;
 mod proxy;
 mod render;
 mod run;
+mod service_flags;
 mod services;
 mod table;
 mod talk;

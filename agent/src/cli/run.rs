@@ -11,7 +11,6 @@ use anyhow::{Context, bail};
 use clap::Args;
 use ipnet::{IpNet, Ipv4Net};
 use jiff::Timestamp;
-use netfilter::LocalTraffic;
 use runtime::images::{ImageRef, PullProgress, RegistryConfig};
 use runtime::{Embedded, Instance, NetworkConfig, Options};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -20,6 +19,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::flags::{MaxSize, size};
+use super::service_flags::ServiceFlags;
 use super::{host_name, live};
 use crate::config::{Config, Draft, LogRotation};
 use crate::errors::chain;
@@ -73,12 +73,8 @@ pub(super) struct RunArgs {
     /// Where the addresses of Services come from that ask for none.
     #[arg(long, default_value = "10.96.0.0/12", value_name = "CIDR")]
     service_cidr: Ipv4Net,
-    /// How Services get into the kernel; `off` leaves that to another program.
-    #[arg(long, alias = "proxy", default_value = "iptables", value_parser = ["iptables", "nftables", "off"])]
-    proxy_mode: String,
-    /// On which of the node's addresses node ports answer: ranges, or `primary`; all of them where none is given.
-    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
-    nodeport_addresses: Vec<String>,
+    #[command(flatten)]
+    services: ServiceFlags,
     /// Where the proxy's /healthz and /livez answer; kube-proxy's is 0.0.0.0:10256. Off where it is not given.
     #[arg(long, value_name = "ADDRESS:PORT")]
     proxy_healthz_bind_address: Option<SocketAddr>,
@@ -131,6 +127,8 @@ pub(super) async fn run(args: RunArgs, run_dir: PathBuf) -> anyhow::Result<ExitC
     // From here on a Ctrl-C is ours to answer: nothing half-made may stay behind.
     let mut ends = Ends::listen()?;
     let config = config(&args, run_dir)?;
+    let turns = proxy::Turns::default();
+    let proxied = proxy_settings(&args, &config, turns.clone())?;
     let problems = facts::problems(&facts::Facts::probe());
     if !problems.is_empty() {
         let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
@@ -168,10 +166,9 @@ pub(super) async fn run(args: RunArgs, run_dir: PathBuf) -> anyhow::Result<ExitC
         }));
     }
     let proxy_stop = CancellationToken::new();
-    let turns = proxy::Turns::default();
     let guard = node::firewall::guard(runtime.clone(), turns.clone(), recorder.clone(), false, stop.clone());
     tasks.push(tokio::spawn(guard));
-    let proxy = proxy_settings(&args, &config, turns)?.map(|settings| {
+    let proxy = proxied.map(|settings| {
         let source = proxy::standalone::snapshots(desired.clone(), handle.views.clone(), config.node_name.clone());
         let (snapshots, following) = source;
         tasks.push(tokio::spawn(until(stop.clone(), following)));
@@ -429,20 +426,11 @@ fn service_lines(desired: &watch::Receiver<Arc<Desired>>, handle: &Handle) -> li
 
 /// `None` when Services are another program's.
 fn proxy_settings(args: &RunArgs, config: &Config, turns: proxy::Turns) -> anyhow::Result<Option<proxy::Settings>> {
-    let mode = match args.proxy_mode.as_str() {
-        "off" => return Ok(None),
-        "nftables" => proxy::Mode::Nftables,
-        _ => proxy::Mode::Iptables,
-    };
-    Ok(Some(proxy::Settings {
-        node_ips: config.network.node_ips.clone(),
-        mode,
-        local_traffic: vec![LocalTraffic::Cidr(config.network.pod_cidr)],
-        node_ports: proxy::NodePorts::parse(&args.nodeport_addresses).context("--nodeport-addresses")?,
+    let settings = args.services.settings(config, turns)?;
+    Ok(settings.map(|settings| proxy::Settings {
         healthz: args.proxy_healthz_bind_address,
         metrics: args.proxy_metrics_bind_address,
-        turns,
-        ..proxy::Settings::new(&config.node_name)
+        ..settings
     }))
 }
 

@@ -15,6 +15,7 @@ mod health; // whether Services are programmed, for those who ask over HTTP
 mod isolated; // Services that the kernel refuses
 mod kernel; // both families' rules, and the right to change them
 mod listed; // what is programmed, for people to see
+mod local; // how packets of pods are recognised
 mod metrics; // kube-proxy's figures
 pub mod owner; // who may change rules
 pub mod rows; // a Service for a family, without endpoints
@@ -30,6 +31,7 @@ pub use compile::model_of;
 pub use endpoints::ready_count;
 pub use kernel::Turns;
 pub use listed::{Listed, PortRow, ServiceRow, rows as listed_rows};
+pub use local::{BadDetect, Detect, LocalMode};
 pub use settings::{BadNodePorts, Mode, NodePorts, Settings};
 pub use slice::{Group, Slice, SliceAddress, SlicePort};
 pub use snapshot::{NodeFacts, Snapshot, Snapshots};

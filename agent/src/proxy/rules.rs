@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::isolated::Isolated;
 use super::settings::Mode;
+use super::sysctls;
 
 /// So many service ports may be refused in one go; with more than that it is not the services' fault.
 const MOST_REFUSED: usize = 8;
@@ -158,7 +159,13 @@ impl Rules {
     /// Removes every rule and chain that is ours.
     pub(super) fn clean_up(&self) -> Result<(), ApplyError> {
         match &self.tool {
-            Tool::Iptables(tool, _) => tool.restore(&Transaction::cleanup(&tool.save(None)?)),
+            Tool::Iptables(tool, rules) => {
+                let found = tool.save(None)?;
+                // With the loopback closed again nobody needs the rule that guards it.
+                let is_useless = rules.serves_localhost() && !sysctls::is_loopback_open();
+                let cleanup = if is_useless { Transaction::cleanup_with_firewall } else { Transaction::cleanup };
+                tool.restore(&cleanup(&found))
+            }
             Tool::Nft(tool, _) => tool.restore(&nft::Transaction::cleanup(self.family)),
         }
     }

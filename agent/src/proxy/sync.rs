@@ -97,6 +97,18 @@ struct Sync {
     repairs: Repairs,
     seen: Option<Arc<Snapshot>>,
     is_prepared: bool,
+    loopback: Loopback,
+}
+
+/// Whether packets for 127.0.0.0/8 are let through, for node ports there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Loopback {
+    /// Nobody has asked for it, or the rule that guards the node is not there yet.
+    Unasked,
+    /// They were before, or cannot be.
+    AsItWas,
+    /// This agent let them in.
+    Opened,
 }
 
 /// When everything is looked at again, and how often there was something to put right.
@@ -148,6 +160,7 @@ impl Sync {
             repairs: Repairs::new(now),
             seen: None,
             is_prepared: false,
+            loopback: Loopback::Unasked,
         }
     }
 
@@ -284,12 +297,8 @@ impl Sync {
                 ),
             );
         }
-        let mut failed = self.settings.conntrack.as_ref().map(sysctls::Conntrack::apply).unwrap_or_default();
-        if self.settings.localhost_node_ports && self.settings.mode == Mode::Iptables {
-            failed.extend(sysctls::route_localnet().err());
-        }
-        for one in failed {
-            tracing::warn!("{one}; Services work without it");
+        for failed in self.settings.conntrack.iter().flat_map(sysctls::Conntrack::apply) {
+            tracing::warn!("{failed}; Services work without it");
         }
     }
 
@@ -301,6 +310,7 @@ impl Sync {
             match outcome.written {
                 Ok(None) => self.health.absent(outcome.family),
                 Ok(Some(written)) => {
+                    self.open_loopback(&wanted);
                     refused.extend(written.refused.iter().map(refusal));
                     self.health.updated(outcome.family, Timestamp::now());
                     self.programmed[usize::from(outcome.family == Family::V6)] = Some(wanted.model);
@@ -320,6 +330,22 @@ impl Sync {
         }
         self.say_once("FailedToProgramServices", failed);
         is_well
+    }
+
+    /// For node ports on 127.0.0.1, once the rule is there that keeps neighbours away from it.
+    fn open_loopback(&mut self, wanted: &Wanted) {
+        let is_wanted = self.settings.mode == Mode::Iptables && wanted.node.serves_localhost(wanted.model.family());
+        if !is_wanted || self.loopback != Loopback::Unasked {
+            return;
+        }
+        self.loopback = match sysctls::open_loopback() {
+            Ok(true) => Loopback::Opened,
+            Ok(false) => Loopback::AsItWas,
+            Err(error) => {
+                tracing::warn!("{error}; node ports do not answer on 127.0.0.1");
+                Loopback::AsItWas
+            }
+        };
     }
 
     fn measure(&self, outcome: &Outcome, model: &Model, triggered: &[Timestamp]) {
@@ -422,6 +448,11 @@ impl Sync {
 
     async fn end(self) {
         let Some(kernel) = self.kernel.filter(|_| self.settings.on_its_own) else { return };
+        if self.loopback == Loopback::Opened
+            && let Err(error) = sysctls::close_loopback()
+        {
+            tracing::warn!("{error}");
+        }
         if let Err(error) = kernel.clean_up().await {
             tell(&self.recorder, "FailedToRemoveServices", &chain(&error));
         }

@@ -79,9 +79,23 @@ impl Conntrack {
     }
 }
 
-/// Lets packets for 127.0.0.0/8 through, which node ports on localhost need.
-pub(super) fn route_localnet() -> Result<(), String> {
-    set(&format!("{ROOT}/ipv4/conf/all/route_localnet"), 1)
+/// Where packets for 127.0.0.0/8 are let through, which node ports on localhost need.
+const ROUTE_LOCALNET: &str = "/proc/sys/net/ipv4/conf/all/route_localnet";
+
+/// Lets them through, and says whether they were kept out before. The rule that guards the node's loopback comes first.
+pub(super) fn open_loopback() -> Result<bool, String> {
+    let was_open = is_loopback_open();
+    set(ROUTE_LOCALNET, 1).map(|()| !was_open)
+}
+
+/// Keeps them out again.
+pub(super) fn close_loopback() -> Result<(), String> {
+    set(ROUTE_LOCALNET, 0)
+}
+
+/// Whether they are let through; where that cannot be said, they may be.
+pub(super) fn is_loopback_open() -> bool {
+    read(ROUTE_LOCALNET) != Some(0)
 }
 
 /// Whether connection tracking takes packets outside the window for good ones, so that rules must not drop them.

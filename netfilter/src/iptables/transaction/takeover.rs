@@ -42,6 +42,14 @@ impl Transaction {
         Self::removing(found, is_ours)
     }
 
+    /// The same with KUBE-FIREWALL, unless a kubelet has left its canary: nobody else needs it on a node whose loopback is
+    /// closed.
+    pub fn cleanup_with_firewall(found: &Tables) -> Self {
+        let has_kubelet = found.chains(Table::Mangle).any(|name| name == "KUBE-KUBELET-CANARY");
+        let is_firewall = |table, name: &str| table == Table::Filter && name == "KUBE-FIREWALL" && !has_kubelet;
+        Self::removing(found, |table, name| is_ours(table, name) || is_firewall(table, name))
+    }
+
     /// The same with KUBE-FIREWALL and what else a kubelet makes, where no other kubelet needs it.
     pub fn cleanup_with_kubelet(found: &Tables) -> Self {
         Self::removing(found, |table, name| is_ours(table, name) || is_kubelets(table, name))

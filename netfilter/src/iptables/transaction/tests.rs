@@ -384,6 +384,20 @@ fn cleaning_up_leaves_what_others_own() {
 }
 
 #[test]
+fn the_guard_of_the_loopback_goes_unless_a_kubelet_needs_it() {
+    let ruleset = ruleset(vec![other()]);
+    let left = |canary: &str| {
+        let mut fake = Fake::new(Family::V4);
+        fake.apply(&Transaction::from_nothing(&ruleset)).unwrap();
+        fake.restore(canary).unwrap();
+        fake.apply(&Transaction::cleanup_with_firewall(fake.tables())).unwrap();
+        fake.to_string().lines().filter(|line| line.contains("KUBE-FIREWALL")).count()
+    };
+    assert_eq!(left(""), 0);
+    assert_eq!(left("*mangle\n:KUBE-KUBELET-CANARY - [0:0]\nCOMMIT\n"), 4, "the chain, its rule, two jumps");
+}
+
+#[test]
 fn saved_rules_are_read_with_and_without_counters() {
     let plain = "# a comment\n*nat\n:KUBE-SERVICES - [0:0]\n-A KUBE-SERVICES -j DROP\nCOMMIT\n*raw\n:X - [0:0]\n-A X -j Y\nCOMMIT\n";
     let counted = plain.replace("-A KUBE", "[3:180] -A KUBE");
