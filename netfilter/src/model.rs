@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU16, NonZeroU32};
+use std::ops::Bound;
 use std::sync::Arc;
 
 mod clash;
@@ -178,6 +179,14 @@ impl ServicePort {
         self.node_port.is_some() || !self.load_balancer_ips.is_empty() || !self.external_ips.is_empty()
     }
 
+    /// Whether both want the same addresses and ports for themselves.
+    fn claims_as(&self, other: &Self) -> bool {
+        let place = |service: &Self| (service.protocol, service.cluster_ip, service.port, service.node_port);
+        place(self) == place(other)
+            && self.external_ips == other.external_ips
+            && self.load_balancer_ips == other.load_balancer_ips
+    }
+
     fn normalise(&mut self, family: Family) {
         self.external_ips.retain(|ip| family.has(*ip));
         self.load_balancer_ips.retain(|ip| family.has(*ip));
@@ -193,6 +202,7 @@ impl ServicePort {
         // Upstream's order: by the text of `ip:port`. Of two with the same text the one that stays wins.
         self.endpoints.sort_by_cached_key(|endpoint| (endpoint.socket().to_string(), endpoint.terminating));
         self.endpoints.dedup_by_key(|endpoint| endpoint.socket());
+        self.endpoints.shrink_to_fit();
     }
 }
 
@@ -210,18 +220,28 @@ fn dedup_in_order<T: Clone + PartialEq>(items: &mut Vec<T>) {
 /// Every service port of one address family.
 ///
 /// A clone shares the service ports, so that keeping the last model costs little.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Model {
     family: Family,
     services: BTreeMap<ServicePortName, Arc<ServicePort>>,
     /// Over all services, kept because every transaction asks.
     endpoints: usize,
+    /// Known to be free of clashes, so that a change of endpoints does not cost a look at every claim.
+    is_settled: bool,
 }
+
+impl PartialEq for Model {
+    fn eq(&self, other: &Self) -> bool {
+        self.family == other.family && self.services == other.services
+    }
+}
+
+impl Eq for Model {}
 
 impl Model {
     /// A model without services.
     pub fn new(family: Family) -> Self {
-        Self { family, services: BTreeMap::new(), endpoints: 0 }
+        Self { family, services: BTreeMap::new(), endpoints: 0, is_settled: true }
     }
 
     /// The address family of every address in it.
@@ -253,9 +273,23 @@ impl Model {
 
     fn put(&mut self, name: ServicePortName, service: ServicePort) {
         self.endpoints += service.endpoints.len();
-        if let Some(former) = self.services.insert(name, Arc::new(service)) {
+        let service = Arc::new(service);
+        let former = self.services.insert(name, service.clone());
+        self.is_settled &= former.as_ref().is_some_and(|former| former.claims_as(&service));
+        if let Some(former) = former {
             self.endpoints -= former.endpoints.len();
         }
+    }
+
+    /// The ports of one service.
+    pub fn ports_of(&self, namespace: &str, service: &str) -> impl Iterator<Item = &ServicePortName> {
+        // Names of other services stand between that of the unnamed port and those of the others.
+        let whole = format!("{namespace}/{service}");
+        let named = format!("{whole}:");
+        let unnamed = self.services.get_key_value(whole.as_str()).map(|(name, _)| name);
+        let others = self.services.range::<str, _>((Bound::Included(named.as_str()), Bound::Unbounded));
+        let others = others.map(|(name, _)| name);
+        unnamed.into_iter().chain(others.take_while(move |name| name.as_str().starts_with(&named)))
     }
 
     /// How many endpoints are known, in any state, over all service ports.

@@ -1,5 +1,6 @@
 //! Names that end up in rule comments, hashes and interface matches.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -72,6 +73,13 @@ impl ServicePortName {
     /// The name of the port, empty when it has none.
     pub fn port(&self) -> &str {
         self.0.split_once(':').map_or("", |(_, port)| port)
+    }
+}
+
+/// In the order of its text, so that a range of names can be asked for.
+impl Borrow<str> for ServicePortName {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

@@ -237,12 +237,6 @@ fn daemon() -> Result<Memory> {
         ensure!(Instant::now() < by, "{ready} of {DAEMON} services were there in time, the first is {:?}", all.first());
         std::thread::sleep(Duration::from_millis(200));
     }
-    if let Ok(cmd) = std::env::var("HOLD") {
-        std::process::Command::new("sh")
-            .args(["-c", &cmd])
-            .env("PID", agent.pid().unwrap().as_raw().to_string())
-            .status()?;
-    }
     let memory = memory::of(agent.pid().context("the agent runs")?.as_raw())?;
     agent.interrupt(Duration::from_secs(60))?;
     Ok(memory)

@@ -338,16 +338,18 @@ fn with_addresses(
     mut desired: watch::Receiver<Arc<Desired>>,
     range: Ipv4Net,
 ) -> (watch::Receiver<Arc<Desired>>, JoinHandle<()>) {
-    let complete = move |wanted: &Desired| {
+    let complete = move |wanted: &Desired, last: &Desired| {
         let mut wanted = wanted.clone();
-        wanted.objects.services = proxy::addresses::complete(&wanted.objects.services, range);
+        wanted.objects.services = proxy::addresses::complete(&wanted.objects.services, range, &last.objects.services);
         Arc::new(wanted)
     };
-    let (sender, receiver) = watch::channel(complete(&desired.borrow_and_update().clone()));
+    let mut last = complete(&desired.borrow_and_update().clone(), &Desired::default());
+    let (sender, receiver) = watch::channel(last.clone());
     let task = tokio::spawn(async move {
         while desired.changed().await.is_ok() {
             let wanted = desired.borrow_and_update().clone();
-            sender.send_replace(complete(&wanted));
+            last = complete(&wanted, &last);
+            sender.send_replace(last.clone());
         }
     });
     (receiver, task)

@@ -107,8 +107,7 @@ async fn join(
         let node = nodes.borrow_and_update().clone();
         if let (Some(services), Some(slices)) = (known, endpoints) {
             let node = NodeFacts::of(node.as_ref().and_then(|nodes| nodes.values().next()).map(|node| &**node));
-            let snapshot = Snapshot { services: (*services).clone(), slices: (*slices).clone(), node };
-            snapshots.send_replace(Some(Arc::new(snapshot)));
+            snapshots.send_replace(Some(Arc::new(Snapshot { services, slices, node })));
         }
         let more = tokio::select! {
             more = services.changed() => more,

@@ -16,8 +16,13 @@ const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
 /// The Services with what they lack: addresses from `range`, node ports from Kubernetes' range.
 ///
 /// Chosen by a hash of the name, so that a Service keeps its address over restarts of the agent without a record;
-/// the next free one where two names meet. What a manifest asks for is never given to another.
-pub fn complete(services: &BTreeMap<ObjectName, Arc<Service>>, range: Ipv4Net) -> BTreeMap<ObjectName, Arc<Service>> {
+/// the next free one where two names meet. What a manifest asks for is never given to another. What comes out as it was in
+/// `last` is the same `Arc`.
+pub fn complete(
+    services: &BTreeMap<ObjectName, Arc<Service>>,
+    range: Ipv4Net,
+    last: &BTreeMap<ObjectName, Arc<Service>>,
+) -> BTreeMap<ObjectName, Arc<Service>> {
     let mut taken = Taken::of(services);
     services
         .iter()
@@ -31,7 +36,8 @@ pub fn complete(services: &BTreeMap<ObjectName, Arc<Service>>, range: Ipv4Net) -
             if lacks_node_port(&service) {
                 give_node_ports(Arc::make_mut(&mut service), name, &mut taken);
             }
-            (name.clone(), service)
+            let same = last.get(name).filter(|last| **last == service);
+            (name.clone(), same.cloned().unwrap_or(service))
         })
         .collect()
 }
@@ -136,7 +142,7 @@ mod tests {
             ("headless", json!({"clusterIP": "None"})),
             ("alias", json!({"type": "ExternalName", "externalName": "x.org"})),
         ]);
-        let complete = complete(&all, range);
+        let complete = complete(&all, range, &BTreeMap::new());
         assert_eq!(address(&complete, "a").as_deref(), Some("10.96.0.3"));
         assert_eq!(address(&complete, "headless").as_deref(), Some("None"));
         assert_eq!(address(&complete, "alias"), None);
@@ -148,7 +154,10 @@ mod tests {
     fn node_ports_are_given_where_they_are_asked_for_without_a_number() {
         let all =
             services(&[("n", json!({"type": "NodePort", "ports": [{"port": 80}, {"port": 81, "nodePort": 30_100}]}))]);
-        let complete = complete(&all, "10.96.0.0/16".parse().unwrap());
+        let range = "10.96.0.0/16".parse().unwrap();
+        let complete = complete(&all, range, &BTreeMap::new());
+        let again = super::complete(&all, range, &complete);
+        assert!(complete.iter().zip(&again).all(|((_, old), (_, new))| Arc::ptr_eq(old, new)));
         let ports = complete.values().next().unwrap().spec.clone().unwrap().ports.unwrap();
         assert!(NODE_PORTS.contains(&u16::try_from(ports[0].node_port.unwrap()).unwrap()));
         assert_eq!(ports[1].node_port, Some(30_100));
@@ -159,8 +168,8 @@ mod tests {
         fn another_service_moves_nobody_unless_they_meet(names in proptest::collection::btree_set("[a-z]{1,8}", 1..20)) {
             let range: Ipv4Net = "10.96.0.0/12".parse().unwrap();
             let specs: Vec<_> = names.iter().map(|name| (name.as_str(), json!({}))).collect();
-            let alone = complete(&services(&specs[..1]), range);
-            let together = complete(&services(&specs), range);
+            let alone = complete(&services(&specs[..1]), range, &BTreeMap::new());
+            let together = complete(&services(&specs), range, &alone);
             prop_assert_eq!(address(&alone, specs[0].0), address(&together, specs[0].0));
             let given: BTreeSet<_> = names.iter().map(|name| address(&together, name)).collect();
             prop_assert_eq!(given.len(), names.len());

@@ -23,14 +23,14 @@ pub(super) fn of_service(
     let publish = spec.publish_not_ready_addresses.unwrap_or(false);
     let mut groups = Vec::new();
     for view in selected(name, service, views) {
-        let ports: Vec<_> = spec.ports.iter().flatten().filter_map(|port| slice_port(port, &view.pod)).collect();
-        let addresses: Vec<_> = addresses(view).map(|address| slice_address(view, address, publish, node)).collect();
+        let ports: Box<[_]> = spec.ports.iter().flatten().filter_map(|port| slice_port(port, &view.pod)).collect();
+        let addresses: Box<[_]> = addresses(view).map(|address| slice_address(view, address, publish, node)).collect();
         // One group for each pod: the same port name may be another number in each.
         if !ports.is_empty() && !addresses.is_empty() {
             groups.push(Group { ports, addresses });
         }
     }
-    Some(Slice { service: name.clone(), groups, triggered: None })
+    Some(Slice { service: name.clone(), groups: groups.into(), triggered: None })
 }
 
 fn slice_port(port: &ServicePort, pod: &Pod) -> Option<SlicePort> {

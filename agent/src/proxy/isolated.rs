@@ -24,11 +24,11 @@ struct Refused {
 
 impl Isolated {
     /// The model without what is set aside. What has changed since, or has waited long enough, is tried again.
-    pub(super) fn without(&mut self, model: &Model, now: Instant) -> Model {
+    pub(super) fn without(&mut self, model: &Arc<Model>, now: Instant) -> Arc<Model> {
         self.0.retain(|name, refused| model.services().get(name).is_some_and(|service| *service == refused.service));
         let mut rest = model.clone();
         for (name, _) in self.0.iter().filter(|(_, refused)| refused.until > now) {
-            rest.remove(name);
+            Arc::make_mut(&mut rest).remove(name);
         }
         rest
     }
@@ -58,13 +58,13 @@ mod tests {
 
     use super::*;
 
-    fn model(ports: &[(&str, u16)]) -> Model {
+    fn model(ports: &[(&str, u16)]) -> Arc<Model> {
         let mut model = Model::new(Family::V4);
         for (name, port) in ports {
             let service = ServicePort::new(Protocol::Tcp, "10.0.0.1".parse().unwrap(), (*port).try_into().unwrap());
             model.insert(ServicePortName::new("demo", name, "").unwrap(), service);
         }
-        model
+        Arc::new(model)
     }
 
     fn names(model: &Model) -> String {

@@ -57,23 +57,23 @@ impl Turns {
 }
 
 /// What one family should have.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Wanted {
     /// Services and endpoints.
-    pub(super) model: Model,
+    pub(super) model: Arc<Model>,
     /// What the node adds.
     pub(super) node: NodeConfig,
     /// What the kernel had before, to see which connections lead elsewhere now.
-    pub(super) before: Model,
+    pub(super) before: Option<Arc<Model>>,
     /// The node's own addresses.
-    pub(super) addresses: Vec<IpAddr>,
+    pub(super) addresses: Arc<[IpAddr]>,
 }
 
 /// What came of one family.
 #[derive(Debug)]
 pub(super) struct Outcome {
-    /// Which one.
-    pub(super) family: Family,
+    /// What it should have.
+    pub(super) wanted: Wanted,
     /// How long it took.
     pub(super) took: Duration,
     /// What was written; `None` on a machine without this family.
@@ -82,6 +82,13 @@ pub(super) struct Outcome {
     pub(super) forgotten: Option<(std::io::Result<usize>, Duration)>,
     /// How many rules there are now, in nat and in filter.
     pub(super) rules: Option<[usize; 2]>,
+}
+
+impl Outcome {
+    /// Which family.
+    pub(super) fn family(&self) -> Family {
+        self.wanted.model.family()
+    }
 }
 
 impl Kernel {
@@ -95,7 +102,7 @@ impl Kernel {
         let mut own = self.turns.take().await;
         let work = move || {
             self.families.iter_mut().for_each(|rules| rules.look(*own));
-            let outcomes: Vec<_> = wanted.iter().map(|wanted| self.program_one(wanted)).collect();
+            let outcomes: Vec<_> = wanted.into_iter().map(|wanted| self.program_one(wanted)).collect();
             let count = |outcome: &Outcome| match &outcome.written {
                 Ok(Some(written)) => written.commits,
                 Ok(None) => Some(0),
@@ -118,7 +125,7 @@ impl Kernel {
         }
     }
 
-    fn program_one(&mut self, wanted: &Wanted) -> Outcome {
+    fn program_one(&mut self, wanted: Wanted) -> Outcome {
         let (family, begin) = (wanted.model.family(), Instant::now());
         let written = match self.rules(family) {
             Ok(Some(rules)) => rules.program(&wanted.model, &wanted.node, begin).map(Some),
@@ -126,9 +133,9 @@ impl Kernel {
             Err(error) => Err(error),
         };
         let took = begin.elapsed();
-        let forgotten = matches!(written, Ok(Some(_))).then(|| forget(wanted)).flatten();
+        let forgotten = matches!(written, Ok(Some(_))).then(|| forget(&wanted)).flatten();
         let rules = self.families.iter().find(|rules| rules.family == family).and_then(Rules::rule_counts);
-        Outcome { family, took, written, forgotten, rules }
+        Outcome { wanted, took, written, forgotten, rules }
     }
 
     fn rules(&mut self, family: Family) -> Result<Option<&mut Rules>, ApplyError> {
@@ -198,7 +205,9 @@ impl Kernel {
 
 fn forget(wanted: &Wanted) -> Option<(std::io::Result<usize>, Duration)> {
     let begin = Instant::now();
-    let stale = conntrack::Wanted::between(&wanted.before, &wanted.model, &wanted.addresses)?;
+    let nothing = Model::new(wanted.model.family());
+    let before = wanted.before.as_deref().unwrap_or(&nothing);
+    let stale = conntrack::Wanted::between(before, &wanted.model, &wanted.addresses)?;
     Some((stale.forget_stale(), begin.elapsed()))
 }
 

@@ -10,13 +10,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::names::ObjectName;
 
-/// The Services, and the models of the last transaction that the kernel took.
+/// The Services, and what of them the kernel was told to do last. What it does not take is told in events.
 #[derive(Clone, Debug, Default)]
 pub struct Listed {
     /// Services by name, those without rules too.
-    pub services: BTreeMap<ObjectName, Arc<Service>>,
+    pub services: Arc<BTreeMap<ObjectName, Arc<Service>>>,
     /// One for each family.
-    pub models: Vec<Model>,
+    pub models: Vec<Arc<Model>>,
 }
 
 /// A Service.
@@ -54,7 +54,7 @@ pub struct PortRow {
 /// The rows of a list, by name, with what was counted for each service port.
 pub fn rows(listed: &Listed, counts: &BTreeMap<String, Count>) -> Vec<ServiceRow> {
     let mut ports = BTreeMap::<_, Vec<PortRow>>::new();
-    for (name, service) in listed.models.iter().flat_map(Model::services) {
+    for (name, service) in listed.models.iter().flat_map(|model| model.services()) {
         let owner = ObjectName::new(name.namespace(), name.service());
         ports.entry(owner).or_default().push(port(name, service, counts.get(name.as_str())));
     }
@@ -99,10 +99,12 @@ mod tests {
         web.endpoints = vec![ready, unready];
         model.insert(ServicePortName::new("demo", "web", "http").unwrap(), web);
         let listed = Listed {
-            services: [("web", json!({"type": "NodePort"})), ("db", json!({"clusterIP": "None"}))]
-                .map(|(name, spec)| (ObjectName::new("demo", name), service(spec)))
-                .into(),
-            models: vec![model],
+            services: Arc::new(
+                [("web", json!({"type": "NodePort"})), ("db", json!({"clusterIP": "None"}))]
+                    .map(|(name, spec)| (ObjectName::new("demo", name), service(spec)))
+                    .into(),
+            ),
+            models: vec![Arc::new(model)],
         };
         let counts = [("demo/web:http".to_owned(), Count { packets: 3, bytes: 180 })].into();
         expect![[r#"

@@ -16,8 +16,10 @@ mod isolated; // Services that the kernel refuses
 mod kernel; // both families' rules, and the right to change them
 mod listed; // what is programmed, for people to see
 mod local; // how packets of pods are recognised
+mod measured; // what came of a sync, in figures
 mod metrics; // kube-proxy's figures
 pub mod owner; // who may change rules
+mod repairs; // when everything is looked at again
 pub mod rows; // a Service for a family, without endpoints
 mod rules; // one family's rules
 mod settings; // what the proxy is told once
@@ -26,6 +28,7 @@ mod snapshot; // what every source publishes
 pub mod standalone; // manifests and pods as a source
 mod sync; // the task: what to do when
 mod sysctls; // kernel parameters
+mod told; // what people are told
 
 pub use compile::model_of;
 pub use endpoints::ready_count;

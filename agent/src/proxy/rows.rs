@@ -11,6 +11,8 @@ use crate::names::ObjectName;
 
 /// Whoever sets it programs the Service by other means.
 const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
+/// Of a Service or an EndpointSlice that no proxy is to look at (KEP-2447).
+pub(super) const HEADLESS: &str = "service.kubernetes.io/headless";
 /// Seconds a client keeps its endpoint where the Service does not say: the API's default.
 const AFFINITY: i32 = 10_800;
 
@@ -64,9 +66,10 @@ pub fn rows<'a>(
     ports.zip(address.into_iter().cycle()).map(move |((spec, port), address)| row(name, service, spec, port, address))
 }
 
-/// No other proxy is named: a label without a value is one too.
+/// No other proxy is named, and it is not marked headless: labels without a value count too.
 fn is_for_us(service: &Service) -> bool {
-    service.metadata.labels.as_ref().is_none_or(|labels| !labels.contains_key(OTHER_PROXY))
+    let labels = service.metadata.labels.as_ref();
+    labels.is_none_or(|labels| !labels.contains_key(OTHER_PROXY) && !labels.contains_key(HEADLESS))
 }
 
 /// The address of the family. Old objects have `clusterIP` alone.

@@ -1,5 +1,7 @@
 //! The rules of one address family in the kernel. Everything here starts programs and waits for them.
 
+use std::sync::Arc;
+
 use netfilter::apply::{ApplyError, Backend, Fingerprint, Iptables, Nft, Watch};
 use netfilter::iptables::{Jump, Table};
 use netfilter::{Family, Model, NodeConfig, Ruleset, Transaction, nft};
@@ -77,7 +79,12 @@ impl Rules {
     }
 
     /// Makes the rules those of `model`. Service ports that the kernel refuses are left out.
-    pub(super) fn program(&mut self, model: &Model, node: &NodeConfig, now: Instant) -> Result<Written, ApplyError> {
+    pub(super) fn program(
+        &mut self,
+        model: &Arc<Model>,
+        node: &NodeConfig,
+        now: Instant,
+    ) -> Result<Written, ApplyError> {
         let mut refused = Vec::new();
         loop {
             let wanted = self.isolated.without(model, now);

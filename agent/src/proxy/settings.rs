@@ -20,6 +20,16 @@ pub enum Mode {
     Nftables,
 }
 
+impl Mode {
+    /// As kube-proxy names it.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Iptables => "iptables",
+            Self::Nftables => "nftables",
+        }
+    }
+}
+
 /// What the proxy must know of the node.
 #[derive(Clone, Debug)]
 pub struct Settings {

@@ -1,6 +1,7 @@
 //! Endpoints of a Service as the proxy reads them, made of an EndpointSlice (v1 or v1beta1) or an Endpoints object.
 //!
-//! Only what rules need is kept: with thousands of Services the objects themselves would cost ten times the memory.
+//! Only what rules need is kept, in boxes without room to grow: with thousands of Services the objects themselves would cost
+//! ten times the memory.
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -12,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use netfilter::Protocol;
 use serde_json::Value;
 
-use super::rows::{address, number, protocol};
+use super::rows::{HEADLESS, address, number, protocol};
 use crate::names::ObjectName;
 
 /// Endpoints of one Service, or some of them.
@@ -21,7 +22,7 @@ pub struct Slice {
     /// The Service.
     pub service: ObjectName,
     /// Ports and the addresses that have them.
-    pub groups: Vec<Group>,
+    pub groups: Box<[Group]>,
     /// When what made this change happened, if somebody wrote it down: for the latency that is measured.
     pub triggered: Option<Timestamp>,
 }
@@ -30,9 +31,9 @@ pub struct Slice {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Group {
     /// The ports.
-    pub ports: Vec<SlicePort>,
+    pub ports: Box<[SlicePort]>,
     /// The addresses, of either family.
-    pub addresses: Vec<SliceAddress>,
+    pub addresses: Box<[SliceAddress]>,
 }
 
 /// One port of a group.
@@ -66,7 +67,6 @@ pub struct SliceAddress {
 }
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
-const HEADLESS: &str = "service.kubernetes.io/headless";
 const TRIGGERED: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 impl Slice {
@@ -85,7 +85,7 @@ impl Slice {
         let addresses = slice.endpoints.iter().flatten().filter_map(|endpoint| of_endpoint(endpoint, is_v4));
         Some(Self {
             service: ObjectName::new(namespace(&slice.metadata), service),
-            groups: vec![Group { ports: ports.collect(), addresses: addresses.collect() }],
+            groups: Box::new([Group { ports: ports.collect(), addresses: addresses.collect() }]),
             triggered: triggered(&slice.metadata),
         })
     }
@@ -173,7 +173,7 @@ fn of_subset(subset: &EndpointSubset) -> Group {
         addresses.filter_map(read).collect()
     };
     let addresses = [of(&subset.addresses, true), of(&subset.not_ready_addresses, false)].concat();
-    Group { ports: ports.collect(), addresses }
+    Group { ports: ports.collect(), addresses: addresses.into() }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What the proxy works on: Services with their endpoints and the node, whole, from whatever source.
 //!
 //! A source publishes a new [`Snapshot`] in a [`Snapshots`] channel whenever something changes. What did not change keeps
-//! its `Arc`: the proxy looks at pointers to find out what did.
+//! its `Arc`, a whole map or an entry: the proxy looks at pointers to find out what did.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,9 +20,9 @@ pub type Snapshots = watch::Receiver<Option<Arc<Snapshot>>>;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
     /// Services by name, as the API has them; those that are not to be proxied may be among them.
-    pub services: BTreeMap<ObjectName, Arc<Service>>,
+    pub services: Arc<BTreeMap<ObjectName, Arc<Service>>>,
     /// Endpoints, by the name of the EndpointSlice or Endpoints object that they were made of.
-    pub slices: BTreeMap<ObjectName, Arc<Slice>>,
+    pub slices: Arc<BTreeMap<ObjectName, Arc<Slice>>>,
     /// What is known of this node.
     pub node: NodeFacts,
 }

@@ -25,7 +25,8 @@ pub fn snapshots(
             // Cloned: the channels stay free while we work.
             let (wanted, pods) = (desired.borrow_and_update().clone(), views.borrow_and_update().clone());
             let new = snapshot(&wanted.objects, &pods, &node, &last);
-            if sender.borrow().is_none() || new != *last {
+            let is_news = !Arc::ptr_eq(&new.services, &last.services) || !Arc::ptr_eq(&new.slices, &last.slices);
+            if sender.borrow().is_none() || is_news {
                 last = Arc::new(new);
                 sender.send_replace(Some(last.clone()));
             }
@@ -41,7 +42,7 @@ pub fn snapshots(
     (receiver, work)
 }
 
-/// What did not change since `last` is the same `Arc`.
+/// What did not change since `last` is the same `Arc`; so are whole maps.
 fn snapshot(objects: &Objects, views: &BTreeMap<PodUid, PodView>, node: &str, last: &Snapshot) -> Snapshot {
     let by_selector = objects.services.iter().filter_map(|(name, service)| {
         // No object can have such a name, so that it meets none of the manifests'.
@@ -55,10 +56,20 @@ fn snapshot(objects: &Objects, views: &BTreeMap<PodUid, PodView>, node: &str, la
         (name, same.unwrap_or_else(|| Arc::new(slice)))
     };
     Snapshot {
-        services: objects.services.clone(),
-        slices: by_selector.chain(by_hand).map(kept).collect(),
+        services: same_or(&last.services, &objects.services),
+        slices: same_or(&last.slices, &by_selector.chain(by_hand).map(kept).collect()),
         node: NodeFacts::default(),
     }
+}
+
+/// The old map where every entry of the new one is the old one.
+fn same_or<T>(
+    old: &Arc<BTreeMap<ObjectName, Arc<T>>>,
+    new: &BTreeMap<ObjectName, Arc<T>>,
+) -> Arc<BTreeMap<ObjectName, Arc<T>>> {
+    let is_same =
+        old.len() == new.len() && old.iter().zip(new).all(|(old, new)| old.0 == new.0 && Arc::ptr_eq(old.1, new.1));
+    if is_same { old.clone() } else { Arc::new(new.clone()) }
 }
 
 #[cfg(test)]
@@ -89,7 +100,7 @@ mod tests {
         let names: Vec<_> = first.slices.iter().map(|(name, slice)| format!("{name} of {}", slice.service)).collect();
         assert_eq!(names, ["default/far-1 of default/far", "default/web/pods of default/web"]);
         let second = snapshot(&objects(), &BTreeMap::new(), "n1", &first);
-        assert!(first.slices.iter().zip(&second.slices).all(|((_, a), (_, b))| Arc::ptr_eq(a, b)));
+        assert!(first.slices.iter().zip(&*second.slices).all(|((_, a), (_, b))| Arc::ptr_eq(a, b)));
     }
 
     #[tokio::test]

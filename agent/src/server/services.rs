@@ -19,7 +19,7 @@ pub struct Services {
 
 pub(super) async fn list(State(surface): State<Surface>) -> Json<Services> {
     let listed = surface.services.borrow().clone();
-    let families = listed.models.iter().filter(|model| !model.services().is_empty()).map(netfilter::Model::family);
+    let families = listed.models.iter().filter(|model| !model.services().is_empty()).map(|model| model.family());
     let families: Vec<_> = families.collect();
     let counts = tokio::task::spawn_blocking(move || counts(&families)).await.unwrap_or_default();
     Json(Services { services: listed_rows(&listed, &counts) })

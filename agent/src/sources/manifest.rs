@@ -6,6 +6,7 @@ mod workloads;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{DaemonSetSpec, DeploymentSpec, ReplicaSetSpec, StatefulSetSpec};
 use k8s_openapi::api::batch::v1::{CronJobSpec, JobSpec};
@@ -39,19 +40,19 @@ pub(super) struct Manifest {
     pub object: Object,
 }
 
-/// The kinds this agent runs on its own.
+/// The kinds this agent runs on its own. Shared with whoever wants them: there may be thousands.
 #[derive(Clone, PartialEq)]
 pub(super) enum Object {
     Pod(PodUid, Box<Pod>),
-    ConfigMap(ConfigMap),
-    Secret(Secret),
-    Service(Box<Service>),
-    PersistentVolume(Box<PersistentVolume>),
-    PersistentVolumeClaim(Box<PersistentVolumeClaim>),
-    RuntimeClass(Box<RuntimeClass>),
-    ClusterTrustBundle(Box<ClusterTrustBundle>),
-    EndpointSlice(Box<EndpointSlice>),
-    Workload(Box<Workload>),
+    ConfigMap(Arc<ConfigMap>),
+    Secret(Arc<Secret>),
+    Service(Arc<Service>),
+    PersistentVolume(Arc<PersistentVolume>),
+    PersistentVolumeClaim(Arc<PersistentVolumeClaim>),
+    RuntimeClass(Arc<RuntimeClass>),
+    ClusterTrustBundle(Arc<ClusterTrustBundle>),
+    EndpointSlice(Arc<EndpointSlice>),
+    Workload(Arc<Workload>),
 }
 
 impl Object {
@@ -236,7 +237,7 @@ impl Place<'_> {
                 one_line(root.get_mut("binaryData"));
                 let map: ConfigMap = self.decode(&root, false)?;
                 self.checked(&root, validate::config_map(&map))?;
-                Object::ConfigMap(with_namespace(map))
+                Object::ConfigMap(Arc::new(with_namespace(map)))
             }
             "Secret" => self.secret(&mut root)?,
             "PersistentVolume" => {
@@ -258,7 +259,7 @@ impl Place<'_> {
         Ok(Manifest { document: self.document, line: root.line, name: object.name(), object })
     }
 
-    fn workload(&self, kind: &str, root: &Node) -> Result<Box<Workload>, Vec<ManifestProblem>> {
+    fn workload(&self, kind: &str, root: &Node) -> Result<Arc<Workload>, Vec<ManifestProblem>> {
         use WorkloadKind::{CronJob, DaemonSet, Deployment, Job, ReplicaSet, ReplicationController, StatefulSet};
         match kind {
             "Deployment" => self.workload_of::<DeploymentSpec>(Deployment, root),
@@ -275,10 +276,10 @@ impl Place<'_> {
         &self,
         kind: WorkloadKind,
         root: &Node,
-    ) -> Result<Box<Workload>, Vec<ManifestProblem>> {
+    ) -> Result<Arc<Workload>, Vec<ManifestProblem>> {
         let top: workloads::Top<S> = self.decode(root, false)?;
         match top.workload(kind, self.file, self.node) {
-            Ok(workload) => Ok(Box::new(workload)),
+            Ok(workload) => Ok(Arc::new(workload)),
             Err(wrong) => Err(self.named(root, wrong)),
         }
     }
@@ -289,11 +290,11 @@ impl Place<'_> {
         root: &Node,
         fill: impl FnOnce(&mut T),
         check: impl FnOnce(&T) -> Vec<(String, String)>,
-    ) -> Result<Box<T>, Vec<ManifestProblem>> {
+    ) -> Result<Arc<T>, Vec<ManifestProblem>> {
         let mut object: T = self.decode(root, false)?;
         fill(&mut object);
         self.checked(root, check(&object))?;
-        Ok(Box::new(object))
+        Ok(Arc::new(object))
     }
 
     fn pod(&self, root: &mut Node) -> Result<Object, Vec<ManifestProblem>> {
@@ -324,7 +325,7 @@ impl Place<'_> {
         }
         secret.type_.get_or_insert_with(|| "Opaque".to_owned());
         self.checked(root, validate::secret(&secret))?;
-        Ok(Object::Secret(with_namespace(secret)))
+        Ok(Object::Secret(Arc::new(with_namespace(secret))))
     }
 
     fn decode<T: DeserializeOwned>(&self, root: &Node, secret: bool) -> Result<T, Vec<ManifestProblem>> {

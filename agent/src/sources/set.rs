@@ -104,7 +104,7 @@ fn add(
         Object::Pod(uid, pod) => {
             // The uid is a hash of what lasts: the rest may have changed.
             let fresh = first_seen(pod, *seen.entry(uid.clone()).or_insert(now));
-            keep(&last.pods, &mut desired.pods, uid.clone(), &fresh);
+            keep(&last.pods, &mut desired.pods, uid.clone(), &Arc::new(fresh));
         }
         Object::ConfigMap(map) => keep(&old.config_maps, &mut objects.config_maps, name, map),
         Object::Secret(secret) => keep(&old.secrets, &mut objects.secrets, name, secret),
@@ -138,11 +138,9 @@ fn key(manifest: &Manifest) -> Key {
 }
 
 /// Puts `object` into `new`; where it is what it was, it is the same `Arc`.
-fn keep<K: Ord, T: Clone + PartialEq>(old: &BTreeMap<K, Arc<T>>, new: &mut BTreeMap<K, Arc<T>>, name: K, object: &T) {
-    let kept = match old.get(&name) {
-        Some(old) if **old == *object => old.clone(),
-        _ => Arc::new(object.clone()),
-    };
+fn keep<K: Ord, T: PartialEq>(old: &BTreeMap<K, Arc<T>>, new: &mut BTreeMap<K, Arc<T>>, name: K, object: &Arc<T>) {
+    let kept = old.get(&name).filter(|old| Arc::ptr_eq(old, object) || old == &object);
+    let kept = kept.unwrap_or(object).clone();
     new.insert(name, kept);
 }
 

@@ -3,6 +3,7 @@
 use super::ApplyError;
 use std::io::{self, Read, Write};
 use std::process::{self, Child, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,7 +13,8 @@ use std::time::{Duration, Instant};
 pub(super) struct Command {
     program: &'static str,
     arguments: Vec<String>,
-    input: Option<String>,
+    /// Shared with the thread that feeds it: with thousands of services it is large.
+    input: Option<Arc<String>>,
 }
 
 /// What a command left.
@@ -33,7 +35,7 @@ impl Command {
     }
 
     pub(super) fn input(mut self, input: String) -> Self {
-        self.input = Some(input);
+        self.input = Some(Arc::new(input));
         self
     }
 

@@ -181,6 +181,7 @@ impl<'a> View<'a> {
             chains.push(Chain { name: self.fw.clone(), rules: self.firewall() });
         }
         chains.extend(endpoints);
+        chains.shrink_to_fit();
         chains
     }
 

@@ -2,6 +2,7 @@
 
 use super::{Model, Protocol, ServicePort};
 use crate::ServicePortName;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -49,7 +50,12 @@ impl Model {
     /// traffic to itself (CVE-2020-8554). Among equals the name that sorts first keeps the claim, whatever
     /// the order of arrival: otherwise a restart could hand a port to the other service. A service port
     /// that loses its cluster IP goes altogether; one that loses something else keeps the rest.
-    pub fn without_clashes(&self) -> (Model, Vec<Clash>) {
+    ///
+    /// The model itself where it is known to have none: after a change of endpoints nothing is looked at.
+    pub fn without_clashes(&self) -> (Cow<'_, Model>, Vec<Clash>) {
+        if self.is_settled {
+            return (Cow::Borrowed(self), Vec::new());
+        }
         let mut claims = Claims { holders: HashMap::with_capacity(self.services.len()), clashes: Vec::new() };
         let granted: Vec<_> =
             self.services.iter().filter(|(name, service)| claims.grant_cluster_ip(name, service)).collect();
@@ -65,7 +71,8 @@ impl Model {
         for (name, service) in kept {
             resolved.put(name.clone(), service);
         }
-        (resolved, claims.clashes)
+        resolved.is_settled = true;
+        (Cow::Owned(resolved), claims.clashes)
     }
 }
 

@@ -1,5 +1,6 @@
 use crate::testing::{ip, model, name, service};
 use expect_test::expect;
+use std::borrow::Cow;
 
 #[test]
 fn addresses_of_the_other_family_are_left_out() {
@@ -64,5 +65,33 @@ fn the_name_that_sorts_first_keeps_what_two_services_claim() {
         demo/b None
         demo/c None"#]]
     .assert_eq(&left.join("\n"));
-    assert_eq!(resolved.without_clashes(), (resolved.clone(), vec![]));
+    assert_eq!(resolved.without_clashes(), (Cow::Borrowed(&*resolved), vec![]));
+}
+
+#[test]
+fn claims_are_looked_at_again_when_one_changes_and_not_for_endpoints() {
+    let all = model(vec![("demo/a", service("10.96.0.1:80")), ("demo/b", service("10.96.0.2:80").node_port(30000))]);
+    let (settled, clashes) = all.without_clashes();
+    assert!(matches!(settled, Cow::Owned(_)) && clashes.is_empty());
+    let mut model = settled.into_owned();
+    model.insert(name("demo/a"), service("10.96.0.1:80").to(&["10.1.0.1:8080"]));
+    assert!(matches!(model.without_clashes().0, Cow::Borrowed(_)), "only an endpoint came");
+    model.remove(&name("demo/b"));
+    assert!(matches!(model.without_clashes().0, Cow::Borrowed(_)), "what goes takes nothing from others");
+    model.insert(name("demo/c"), service("10.96.0.1:80"));
+    assert_eq!(model.without_clashes().1.len(), 1);
+}
+
+#[test]
+fn the_ports_of_a_service_are_not_those_of_its_neighbours() {
+    let names =
+        ["demo/web", "demo/web:http", "demo/web:https", "demo/web-2", "demo/web-2:http", "demo/web0", "demo/we"];
+    let addresses: Vec<_> = (1..=names.len()).map(|n| format!("10.96.0.{n}:80")).collect();
+    let all = model(names.iter().zip(&addresses).map(|(name, address)| (*name, service(address))).collect());
+    let of = |service| all.ports_of("demo", service).map(|name| name.as_str()).collect::<Vec<_>>().join(" ");
+    assert_eq!(of("web"), "demo/web demo/web:http demo/web:https");
+    assert_eq!(
+        (of("web-2"), of("w"), of("we")),
+        ("demo/web-2 demo/web-2:http".into(), String::new(), "demo/we".into())
+    );
 }

@@ -77,7 +77,8 @@ fn rendered(objects: &Objects, args: &RenderArgs) -> Rendered {
     };
     let mut notes = Vec::new();
     let node = node_config(objects, args, family);
-    let (model, clashes) = model(objects, family, &node.node, &mut notes).without_clashes();
+    let model = model(objects, family, &node.node, &mut notes);
+    let (model, clashes) = model.without_clashes();
     notes.extend(clashes.iter().map(ToString::to_string));
     if !objects.passed_over.is_empty() {
         let kinds: Vec<_> = objects.passed_over.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
@@ -92,7 +93,7 @@ fn rendered(objects: &Objects, args: &RenderArgs) -> Rendered {
     Rendered { text, notes }
 }
 
-fn model(objects: &Objects, family: Family, node: &str, notes: &mut Vec<String>) -> Model {
+fn model(objects: &Objects, family: Family, node: &str, notes: &mut Vec<String>) -> Arc<Model> {
     for (name, service) in &objects.services {
         let spec = service.spec.as_ref().filter(|spec| spec.type_.as_deref() != Some("ExternalName"));
         if spec.is_some_and(|spec| spec.cluster_ip.as_deref().unwrap_or_default().is_empty()) {
@@ -102,8 +103,8 @@ fn model(objects: &Objects, family: Family, node: &str, notes: &mut Vec<String>)
     let slices = objects.slices.iter();
     let slices = slices.filter_map(|(name, slice)| Some((name.clone(), Arc::new(Slice::of_slice(slice)?))));
     let services = objects.services.iter().map(|(name, service)| (name.clone(), Arc::new(service.clone())));
-    let snapshot = Snapshot { services: services.collect(), slices: slices.collect(), node: NodeFacts::default() };
-    let (model, problems) = model_of(&snapshot, family, node);
+    let (services, slices) = (Arc::new(services.collect()), Arc::new(slices.collect()));
+    let (model, problems) = model_of(Snapshot { services, slices, node: NodeFacts::default() }, family, node);
     notes.extend(problems);
     model
 }
