@@ -6,7 +6,7 @@
 use std::{
     fs::File,
     future::Future,
-    io::{Read as _, Write as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsRawFd as _, OwnedFd},
     path::Path,
@@ -159,7 +159,10 @@ impl Netns {
         self.run(|| std::fs::write(path, value))?.with_context(|| format!("setting {key}"))
     }
 
-    /// Answers every TCP connection to the address with `<name> <address of the peer>`, until the process ends.
+    /// Answers every TCP connection to the address with the line `<name> <address of the peer>`, until the process ends.
+    ///
+    /// The client closes first. Whoever does so keeps the connection's ports for a minute: a server that kept them would
+    /// refuse now and then the next client to whom masquerading gives one of them (RFC 9293, 3.6.1).
     ///
     /// # Errors
     /// The address is taken.
@@ -167,8 +170,11 @@ impl Netns {
         let listener = self.run(|| TcpListener::bind(address))??;
         std::thread::spawn(move || {
             for mut stream in listener.incoming().flatten() {
-                let peer = stream.peer_addr().map(|peer| peer.ip().to_string()).unwrap_or_default();
-                _ = stream.write_all(format!("{name} {peer}").as_bytes());
+                std::thread::spawn(move || -> std::io::Result<usize> {
+                    stream.set_read_timeout(Some(PATIENCE))?;
+                    writeln!(stream, "{name} {}", stream.peer_addr()?.ip())?;
+                    stream.read(&mut [0])
+                });
             }
         });
         Ok(())
@@ -188,17 +194,17 @@ impl Netns {
         Ok(())
     }
 
-    /// What a TCP server says.
+    /// The line that a TCP server says.
     ///
     /// # Errors
     /// Nobody answers in time.
     pub fn ask_tcp(&self, address: &str) -> Result<String> {
         self.run(|| {
-            let mut stream = TcpStream::connect_timeout(&address.parse()?, PATIENCE)?;
+            let stream = TcpStream::connect_timeout(&address.parse()?, PATIENCE)?;
             stream.set_read_timeout(Some(PATIENCE))?;
             let mut answer = String::new();
-            stream.read_to_string(&mut answer)?;
-            Ok(answer)
+            BufReader::new(stream).read_line(&mut answer)?;
+            Ok(answer.trim_end().to_owned())
         })?
     }
 

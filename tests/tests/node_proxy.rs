@@ -6,7 +6,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use tests::agent::{Agent, Place};
@@ -193,18 +193,25 @@ fn no_connection_notices_that_the_agent_is_killed_or_changes_its_mode() -> Resul
     let mut world = World::new(&[("web.yaml", &web())], &[])?;
     world.answer(WEB)?;
     let (node, done) = (world.node.clone(), Arc::new(AtomicBool::new(false)));
-    let (asked, failed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let counts = (asked.clone(), failed.clone(), done.clone());
+    let (asked, began) = (Arc::new(AtomicUsize::new(0)), Instant::now());
+    let (count, is_done) = (asked.clone(), done.clone());
     let client = std::thread::spawn(move || {
-        while !counts.2.load(Ordering::Relaxed) {
-            counts.0.fetch_add(1, Ordering::Relaxed);
-            counts.1.fetch_add(usize::from(node.ask_tcp(WEB).is_err()), Ordering::Relaxed);
+        let mut failed = Vec::new();
+        while !is_done.load(Ordering::Relaxed) {
+            let since = began.elapsed();
+            count.fetch_add(1, Ordering::Relaxed);
+            if let Err(error) = node.ask_tcp(WEB) {
+                failed.push(format!("begun at {since:?}, failed at {:?}: {error:#}", began.elapsed()));
+            }
         }
+        failed
     });
+    let mut stages = Vec::new();
     let mut restarts = || -> Result<()> {
         for flags in [&[][..], &["--proxy-mode=nftables"], &["--proxy-mode=iptables"]] {
             world.agent.kill()?;
             world.agent.set_flags(flags);
+            stages.push(format!("{flags:?} at {:?}", began.elapsed()));
             world.agent.start()?;
             let (node, nftables) = (world.node.clone(), flags == ["--proxy-mode=nftables"]);
             world.agent.wait("rules of one mode only", SOON, |_| {
@@ -222,10 +229,14 @@ fn no_connection_notices_that_the_agent_is_killed_or_changes_its_mode() -> Resul
     };
     let result = restarts();
     done.store(true, Ordering::Relaxed);
-    client.join().expect("the client does not panic");
+    let failed = client.join().expect("the client does not panic");
     result?;
-    let (asked, failed) = (asked.load(Ordering::Relaxed), failed.load(Ordering::Relaxed));
-    ensure!(failed == 0, "{failed} of {asked} connections failed\n{}", world.agent.log());
+    let asked = asked.load(Ordering::Relaxed);
+    ensure!(
+        failed.is_empty(),
+        "of {asked} connections failed: {failed:#?}, restarts: {stages:#?}\n{}",
+        world.agent.log()
+    );
     world.ends_clean()
 }
 
