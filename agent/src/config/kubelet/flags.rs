@@ -166,7 +166,6 @@ pub const FLAGS: &[Flag] = &[
     flag("cpu-cfs-quota-period", "cpuCFSQuotaPeriod", Form::Text),
     switch("enable-controller-attach-detach", "enableControllerAttachDetach"),
     switch("make-iptables-util-chains", "makeIPTablesUtilChains"),
-    flag("iptables-masquerade-bit", "iptablesMasqueradeBit", Form::Plain),
     flag("iptables-drop-bit", "iptablesDropBit", Form::Plain),
     flag("node-status-max-images", "nodeStatusMaxImages", Form::Plain),
     switch("kernel-memcg-notification", "kernelMemcgNotification"),
