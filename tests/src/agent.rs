@@ -121,7 +121,8 @@ impl Place {
     fn links(&self) -> Vec<String> {
         let output = self.command("ip").args(["-o", "link"]).output();
         let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-        let names = text.lines().filter_map(|line| line.split(": ").nth(1)).map(str::to_owned);
+        // The end of a veth is shown with its other end: uplink@if3.
+        let names = text.lines().filter_map(|line| line.split([':', '@']).nth(1)).map(|name| name.trim().to_owned());
         names.filter(|name| name != "lo" && name != "uplink").collect()
     }
 

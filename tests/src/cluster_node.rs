@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::agent::{Place, busybox, program};
-use crate::control_plane::{ControlPlane, SERVER};
+use crate::control_plane::ControlPlane;
 
 /// How often a condition is looked at again while it is waited for.
 const LOOK: Duration = Duration::from_millis(50);
@@ -20,6 +20,8 @@ pub struct ClusterNode {
     place: Place,
     /// The Node's name.
     pub name: String,
+    /// `agent`, or `join` with what comes before the agent's own flags.
+    words: Vec<String>,
     flags: Vec<String>,
     child: Option<Child>,
 }
@@ -62,26 +64,72 @@ impl ClusterNode {
     pub fn with_token(plane: &ControlPlane, last: u8, token: &str) -> Result<Self> {
         let mut node = Self::prepared(plane, last, &[])?;
         let path = |name: &str| node.place.path(name).display().to_string();
-        let config = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "c",
-            "clusters": [{"name": "c", "cluster": {"server": SERVER, "certificate-authority": plane.path("ca.crt")}}],
-            "users": [{"name": "c", "user": {"token": token}}],
-            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
-        });
-        std::fs::write(path("bootstrap.conf"), config.to_string())?;
+        std::fs::write(path("bootstrap.conf"), plane.bootstrap_kubeconfig(token).to_string())?;
         let own = [("bootstrap-kubeconfig", "bootstrap.conf"), ("kubeconfig", "kubelet.conf")];
         let flags: Vec<_> = own.iter().map(|(flag, name)| format!("--{flag}={}", path(name))).collect();
         node.flags.extend(flags);
         Ok(node)
     }
 
+    /// A machine that joins with `longshore join`, given these words; not started yet. What the kubelet has in `/etc` and
+    /// `/var/lib` is in the folder `host` of its place.
+    ///
+    /// # Errors
+    /// When its place cannot be made.
+    pub fn joining(plane: &ControlPlane, last: u8, words: &[&str]) -> Result<Self> {
+        let mut node = Self::prepared(plane, last, &[])?;
+        node.flags.clear();
+        let prefix = format!("--prefix={}", node.host("").display());
+        let name = format!("--node-name={}", node.name);
+        let own = ["join", "--foreground", prefix.as_str()];
+        node.words = own.iter().chain(words).map(|word| (*word).to_owned()).collect();
+        if !words.iter().any(|word| word.starts_with("--node-name=")) {
+            node.words.push(name);
+        }
+        Ok(node)
+    }
+
+    /// The same machine, with more words.
+    #[must_use]
+    pub fn again(mut self, words: &[&str]) -> Self {
+        self.words.retain(|word| {
+            !words.iter().any(|new| new.split_once('=').is_some_and(|(flag, _)| word.starts_with(flag)))
+        });
+        self.words.extend(words.iter().map(|word| (*word).to_owned()));
+        self
+    }
+
+    /// One more flag of the agent.
+    pub fn add_flag(&mut self, flag: &str) {
+        self.flags.push(flag.to_owned());
+    }
+
+    /// A file of a machine that joined.
+    pub fn host(&self, path: &str) -> std::path::PathBuf {
+        self.place.path("host").join(path)
+    }
+
+    /// From now on the agent is started by itself, as the unit of a machine that joined starts it.
+    pub fn has_joined(&mut self) {
+        self.words = vec!["agent".to_owned()];
+        let file = |flag: &str, path: &str| format!("--{flag}={}", self.host(path).display());
+        self.flags = vec![
+            format!("--hostname-override={}", self.name),
+            file("kubeconfig", "etc/kubernetes/kubelet.conf"),
+            file("bootstrap-kubeconfig", "etc/kubernetes/bootstrap-kubelet.conf"),
+            file("config", "var/lib/kubelet/config.yaml"),
+            file("cert-dir", "var/lib/kubelet/pki"),
+        ];
+    }
+
     fn prepared(plane: &ControlPlane, last: u8, flags: &[&str]) -> Result<Self> {
         let place = Place::new()?;
         plane.attach(&place, last)?;
         let name = format!("n{last}");
-        let mut all = vec![format!("--hostname-override={name}")];
+        let mut all =
+            vec![format!("--hostname-override={name}"), format!("--cert-dir={}", place.path("pki").display())];
         all.extend(flags.iter().map(|flag| (*flag).to_owned()));
-        Ok(Self { place, name, flags: all, child: None })
+        Ok(Self { place, name, words: vec!["agent".to_owned()], flags: all, child: None })
     }
 
     /// Starts the agent for the first time and gives it the test's image.
@@ -104,11 +152,11 @@ impl ClusterNode {
         let child = self
             .place
             .command(program("longshore")?)
-            .arg("agent")
             .arg(format!("--run-dir={}", path("run")))
+            .args(&self.words)
+            .args((self.words[0] == "join").then_some("--"))
             .arg(format!("--root-dir={}", path("root")))
             .arg(format!("--pod-logs-dir={}", path("logs")))
-            .arg(format!("--cert-dir={}", path("pki")))
             .arg(format!("--cgroup-root={}", self.place.cgroup()))
             .args(&self.flags)
             .stdin(Stdio::null())

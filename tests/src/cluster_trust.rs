@@ -68,7 +68,20 @@ impl Authority {
     /// # Errors
     /// They cannot be made.
     pub fn client(&self, user: &str, group: Option<&str>) -> Result<(String, String)> {
-        let mut params = params(user, group)?;
+        self.client_with(params(user, group)?)
+    }
+
+    /// The same, good until the year 2020.
+    ///
+    /// # Errors
+    /// They cannot be made.
+    pub fn ended_client(&self, user: &str, group: &str) -> Result<(String, String)> {
+        let mut params = params(user, Some(group))?;
+        params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        self.client_with(params)
+    }
+
+    fn client_with(&self, mut params: CertificateParams) -> Result<(String, String)> {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         let key = KeyPair::generate()?;
         Ok((params.signed_by(&key, &self.issuer)?.pem(), key.serialize_pem()))

@@ -20,6 +20,26 @@ pub const SERVER: &str = "https://192.0.2.1:6443";
 /// The bootstrap token that is there from the start.
 pub const TOKEN: &str = "abcdef.0123456789abcdef";
 
+/// As kubeadm makes it, and with what a test can tell from a default. Machines of CI have swap.
+const KUBELET_CONFIG: &str = "apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+authentication:
+  anonymous: {enabled: false}
+  webhook: {cacheTTL: 0s, enabled: true}
+  x509: {clientCAFile: /etc/kubernetes/pki/ca.crt}
+authorization:
+  mode: Webhook
+  webhook: {cacheAuthorizedTTL: 0s, cacheUnauthorizedTTL: 0s}
+cgroupDriver: systemd
+clusterDNS: [10.96.0.10]
+clusterDomain: cluster.local
+failSwapOn: false
+maxPods: 77
+nodeStatusReportFrequency: 0s
+nodeStatusUpdateFrequency: 0s
+rotateCertificates: true
+";
+
 const LOOK: Duration = Duration::from_millis(50);
 /// Go programs of this size on a loaded machine of two cores; nothing is retried within.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -64,6 +84,14 @@ impl ControlPlane {
     /// # Errors
     /// What did not start, with the end of its log.
     pub fn start() -> Result<Option<Self>> {
+        Self::start_signing_for(None)
+    }
+
+    /// The same, with certificates that are good for so many seconds.
+    ///
+    /// # Errors
+    /// As [`ControlPlane::start`].
+    pub fn start_signing_for(signing_for: Option<u32>) -> Result<Option<Self>> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let Some(programs) = programs()? else { return Ok(None) };
         let dir = tempfile::Builder::new().prefix("longshore-cp-").tempdir()?;
@@ -79,7 +107,7 @@ impl ControlPlane {
         plane.write_configs()?;
         plane.start_etcd()?;
         plane.start_api_server()?;
-        plane.start_managers()?;
+        plane.start_managers(signing_for)?;
         plane.prepare()?;
         Ok(Some(plane))
     }
@@ -135,6 +163,24 @@ impl ControlPlane {
         Ok((certificate_file, key_file))
     }
 
+    /// A kubeconfig with a bootstrap token.
+    pub fn bootstrap_kubeconfig(&self, token: &str) -> Value {
+        json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "clusters": [{"name": "c", "cluster": {"server": SERVER, "certificate-authority": self.path("ca.crt")}}],
+            "users": [{"name": "c", "user": {"token": token}}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
+        })
+    }
+
+    /// Certificate and key of a user, good until the year 2020.
+    ///
+    /// # Errors
+    /// They cannot be made.
+    pub fn ended_certificate(&self, user: &str, group: &str) -> Result<(String, String)> {
+        self.authority.ended_client(user, group)
+    }
+
     fn write_configs(&self) -> Result<()> {
         self.kubeconfig("admin.conf", "kubernetes-admin", Some("system:masters"))?;
         self.kubeconfig("controller-manager.conf", "system:kube-controller-manager", None)?;
@@ -185,10 +231,10 @@ impl ControlPlane {
         })
     }
 
-    fn start_managers(&mut self) -> Result<()> {
+    fn start_managers(&mut self, signing_for: Option<u32>) -> Result<()> {
         let dir = self.dir.path().to_owned();
         let file = |flag: &str, name: &str| format!("--{flag}={}", dir.join(name).display());
-        let manager = [
+        let mut manager = vec![
             "--bind-address=127.0.0.1".to_owned(),
             "--leader-elect=false".into(),
             "--controllers=*,bootstrapsigner,tokencleaner".into(),
@@ -202,6 +248,11 @@ impl ControlPlane {
             file("cluster-signing-key-file", "ca.key"),
             file("cert-dir", "manager-pki"),
         ];
+        if let Some(seconds) = signing_for {
+            // In 1.20 the five minutes by which certificates are dated back are part of their life.
+            let back = if self.minor()? <= 20 { 300 } else { 0 };
+            manager.push(format!("--cluster-signing-duration={}s", seconds + back));
+        }
         self.spawn_own("kube-controller-manager", &manager)?;
         let scheduler = [
             "--bind-address=127.0.0.1".to_owned(),
@@ -238,7 +289,11 @@ impl ControlPlane {
                 "subjects": [{"apiGroup": rbac, "kind": "Group", "name": group}]})
         };
         let requests = "system:certificates.k8s.io:certificatesigningrequests";
+        let [kubelet, its_role, its_binding] = self.kubelet_config(bootstrappers)?;
         let items = [
+            kubelet,
+            its_role,
+            its_binding,
             token,
             info,
             reader,
@@ -252,6 +307,32 @@ impl ControlPlane {
         self.wait("the default service account", |plane| {
             Ok(plane.kubectl(&["get", "serviceaccount", "default"])?.status.success().then_some(()))
         })
+    }
+
+    /// `20` of 1.20.
+    fn minor(&self) -> Result<u32> {
+        let version = self.get("/version")?.context("the version")?;
+        let minor = version["minor"].as_str().unwrap_or_default().trim_end_matches('+');
+        minor.parse().with_context(|| format!("{version}"))
+    }
+
+    /// The cluster's configuration of its kubelets, under the name that its version uses, and the right to read it.
+    fn kubelet_config(&self, bootstrappers: &str) -> Result<[Value; 3]> {
+        let name = match self.minor()? {
+            minor @ ..=23 => format!("kubelet-config-1.{minor}"),
+            _ => "kubelet-config".to_owned(),
+        };
+        let rbac = "rbac.authorization.k8s.io";
+        let meta = json!({"name": name, "namespace": "kube-system"});
+        let group = |name: &str| json!({"apiGroup": rbac, "kind": "Group", "name": name});
+        Ok([
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {"kubelet": KUBELET_CONFIG}}),
+            json!({"apiVersion": format!("{rbac}/v1"), "kind": "Role", "metadata": meta,
+                "rules": [{"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [name], "verbs": ["get"]}]}),
+            json!({"apiVersion": format!("{rbac}/v1"), "kind": "RoleBinding", "metadata": meta,
+                "roleRef": {"apiGroup": rbac, "kind": "Role", "name": name},
+                "subjects": [group(bootstrappers), group("system:nodes")]}),
+        ])
     }
 
     /// `kubectl …` as the administrator.

@@ -24,6 +24,8 @@ pub struct Kubeconfig {
     pub user: User,
     /// The context's namespace.
     pub namespace: String,
+    /// Anybody is believed to be the API server: only for what is proved in another way. No file can ask for it.
+    pub unverified: bool,
 }
 
 /// How we say who we are. All may be absent: the API server then sees nobody.
@@ -101,10 +103,22 @@ impl Kubeconfig {
     /// # Errors
     /// [`KubeconfigError`] names the file and the field.
     pub fn load(path: &Path) -> Result<Self, KubeconfigError> {
+        Self::load_by(path, Self::parse)
+    }
+
+    /// The same of a file that may say only where a cluster is, as those of `cluster-info` do.
+    ///
+    /// # Errors
+    /// [`KubeconfigError`] names the file and the field.
+    pub fn load_cluster(path: &Path) -> Result<Self, KubeconfigError> {
+        Self::load_by(path, Self::parse_cluster)
+    }
+
+    fn load_by(path: &Path, parse: fn(&str, &Path) -> Result<Self, String>) -> Result<Self, KubeconfigError> {
         let read = |source| KubeconfigError::Read { path: path.to_owned(), source };
         let text = files::read_text(path).map_err(read)?;
         let folder = path.parent().unwrap_or(Path::new("."));
-        Self::parse(&text, folder).map_err(|problem| KubeconfigError::Bad { path: path.to_owned(), problem })
+        parse(&text, folder).map_err(|problem| KubeconfigError::Bad { path: path.to_owned(), problem })
     }
 
     /// Reads the current context of a kubeconfig's text.
@@ -112,14 +126,34 @@ impl Kubeconfig {
     /// # Errors
     /// What is wrong with it.
     pub fn parse(text: &str, folder: &Path) -> Result<Self, String> {
+        Self::file(text)?.current(folder)
+    }
+
+    /// Reads the only cluster of a kubeconfig's text, and nobody's credentials, where it has no current context.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse_cluster(text: &str, folder: &Path) -> Result<Self, String> {
+        let mut file = Self::file(text)?;
+        if !file.current_context.is_empty() {
+            return file.current(folder);
+        }
+        let clusters = file.clusters.get_or_insert_default();
+        match clusters.pop() {
+            Some(only) if clusters.is_empty() => only.value.checked(folder, User::default(), None),
+            Some(_) => Err("clusters: there are several, and no current-context".to_owned()),
+            None => Err("clusters: there is none".to_owned()),
+        }
+    }
+
+    fn file(text: &str) -> Result<File, String> {
         let document = yaml::documents(text).into_iter().next().ok_or("is empty")?;
         let document = document.map_err(|broken| format!("line {}: {}", broken.line, broken.message))?;
-        let file: File = yaml::decode(&document, true).map_err(|mistakes| {
+        yaml::decode(&document, true).map_err(|mistakes| {
             let lines: Vec<_> =
                 mistakes.iter().map(|m| format!("line {}: {}: {}", m.line, m.field, m.message)).collect();
             lines.join("; ")
-        })?;
-        file.current(folder)
+        })
     }
 }
 
@@ -133,11 +167,11 @@ struct File {
     #[serde(default)]
     current_context: String,
     #[serde(default)]
-    clusters: Vec<Named<Cluster>>,
+    clusters: Option<Vec<Named<Cluster>>>,
     #[serde(default)]
-    users: Vec<Named<RawUser>>,
+    users: Option<Vec<Named<RawUser>>>,
     #[serde(default)]
-    contexts: Vec<Named<Context>>,
+    contexts: Option<Vec<Named<Context>>>,
     #[serde(rename = "preferences", default)]
     _preferences: IgnoredAny,
     #[serde(rename = "extensions", default)]
@@ -210,6 +244,13 @@ impl File {
             "" => User::default(),
             name => pick(self.users, name, "user", "contexts[].context.user")?.checked(folder)?,
         };
+        cluster.checked(folder, user, context.namespace)
+    }
+}
+
+impl Cluster {
+    fn checked(self, folder: &Path, user: User, namespace: Option<String>) -> Result<Kubeconfig, String> {
+        let cluster = self;
         if cluster.insecure_skip_tls_verify {
             return Err("insecure-skip-tls-verify: is not supported; name the cluster's certificate-authority".into());
         }
@@ -223,12 +264,14 @@ impl File {
             ca,
             server_name: cluster.tls_server_name,
             user,
-            namespace: context.namespace.unwrap_or_else(|| "default".to_owned()),
+            namespace: namespace.unwrap_or_else(|| "default".to_owned()),
+            unverified: false,
         })
     }
 }
 
-fn pick<T>(all: Vec<Named<T>>, name: &str, what: &str, field: &str) -> Result<T, String> {
+fn pick<T>(all: Option<Vec<Named<T>>>, name: &str, what: &str, field: &str) -> Result<T, String> {
+    let all = all.unwrap_or_default();
     let known: Vec<String> = all.iter().map(|named| named.name.clone()).collect();
     let found = all.into_iter().find(|named| named.name == name);
     found.map(|named| named.value).ok_or_else(|| match known.is_empty() {
@@ -320,7 +363,7 @@ preferences: {}
         check(
             GOOD,
             expect![[
-                r#"Kubeconfig { server: "https://192.0.2.1:6443", ca: Some(Data(…)), server_name: None, user: User { certificate: Some((File(/etc/kubernetes/pki/current.pem), File(/pki/current.pem))), token: None }, namespace: "demo" }"#
+                r#"Kubeconfig { server: "https://192.0.2.1:6443", ca: Some(Data(…)), server_name: None, user: User { certificate: Some((File(/etc/kubernetes/pki/current.pem), File(/pki/current.pem))), token: None }, namespace: "demo", unverified: false }"#
             ]],
         );
     }

@@ -19,8 +19,8 @@ use tokio_util::sync::CancellationToken;
 use super::host_name;
 use super::run::{Ends, drain, options, report, surface};
 use crate::api::{Client, Kubeconfig, Set, Sets};
-use crate::cluster::{self, Identity, Machine};
-use crate::config::kubelet::KubeletConfiguration;
+use crate::cluster::{self, Bootstrap, Credentials, Identity, Machine, Rotation};
+use crate::config::kubelet::{KubeletConfiguration, ServingCertificate};
 use crate::config::{Config, Draft};
 use crate::events::{About, EventType, Recorder};
 use crate::kubelet_api::{self, NodeSlot};
@@ -113,14 +113,17 @@ pub(super) async fn run(args: AgentArgs, run_dir: PathBuf) -> anyhow::Result<Exi
         () = ends.next() => None,
     };
     if let Some(joined) = joined {
-        tokio::select! {
-            () = ends.next() => {}
-            () = joined.asked_to_stop.cancelled() => {}
-        }
+        let whole = tokio::select! {
+            () = ends.next() => false,
+            () = joined.asked_to_stop.cancelled() => joined.stop_pods(&mut ends).await,
+        };
         stop.cancel();
         joined.node.stop().await;
         for task in joined.tasks {
             drain(task).await;
+        }
+        if whole {
+            joined.runtime.close().await.context("removing the pod network")?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -128,17 +131,64 @@ pub(super) async fn run(args: AgentArgs, run_dir: PathBuf) -> anyhow::Result<Exi
 
 /// The kubeconfig is there, or is written now.
 async fn bootstrap(args: &AgentArgs, node: &str) -> anyhow::Result<()> {
-    let Some(from) = args.bootstrap_kubeconfig.clone().filter(|_| !args.kubeconfig.exists()) else { return Ok(()) };
+    let Some(bootstrap) = bootstrapping(args, node)? else { return Ok(()) };
+    match Credentials::of(&args.kubeconfig, Timestamp::now()) {
+        Credentials::Good => Ok(()),
+        // Without a token the API server is asked all the same: it says best what it does not like.
+        _ if !bootstrap.from.exists() => Ok(()),
+        Credentials::Missing => Ok(bootstrap.run().await?),
+        Credentials::Ended => {
+            tracing::warn!("the node's client certificate has ended: a new one is asked for with the bootstrap token");
+            Ok(bootstrap.run().await?)
+        }
+    }
+}
+
+/// How a certificate is had for a token, where that was named.
+fn bootstrapping(args: &AgentArgs, node: &str) -> anyhow::Result<Option<Bootstrap>> {
+    let Some(from) = args.bootstrap_kubeconfig.clone() else { return Ok(None) };
     let (kubeconfig, cert_dir) = (args.kubeconfig.clone(), std::path::absolute(&args.cert_dir)?);
-    Ok(cluster::Bootstrap { from, kubeconfig, cert_dir, node: node.to_owned() }.run().await?)
+    Ok(Some(Bootstrap { from, kubeconfig, cert_dir, node: node.to_owned() }))
+}
+
+/// What keeps the node's certificates good.
+fn rotations(args: &AgentArgs, kubelet: &KubeletConfiguration, config: &Config) -> anyhow::Result<Vec<Rotation>> {
+    let cert_dir = std::path::absolute(&args.cert_dir)?;
+    let mut all = Vec::new();
+    if kubelet.rotate_certificates && cluster::keeps_client_certificate(&args.kubeconfig, &cert_dir) {
+        let nowhere = || Bootstrap {
+            from: "/etc/kubernetes/bootstrap-kubelet.conf".into(),
+            kubeconfig: args.kubeconfig.clone(),
+            cert_dir: cert_dir.clone(),
+            node: config.node_name.clone(),
+        };
+        all.push(Rotation::of_client(bootstrapping(args, &config.node_name)?.unwrap_or_else(nowhere)));
+    }
+    if kubelet.server.certificate == ServingCertificate::Requested {
+        all.push(Rotation::of_server(cert_dir, config.node_name.clone(), config.network.node_ips.clone()));
+    }
+    Ok(all)
 }
 
 /// A node that takes part.
 struct Joined {
     node: node::Node,
+    runtime: Arc<Embedded>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
     /// `longshore stop`.
     asked_to_stop: CancellationToken,
+}
+
+impl Joined {
+    /// `longshore stop` and `longshore leave` stop the pods with the agent. A signal meanwhile leaves them: says whether all
+    /// of them are gone.
+    async fn stop_pods(&self, ends: &mut Ends) -> bool {
+        let handle = self.node.handle();
+        tokio::select! {
+            () = handle.stop_all() => true,
+            () = ends.next() => false,
+        }
+    }
 }
 
 async fn join(
@@ -170,6 +220,9 @@ async fn join(
         )),
         tokio::spawn(cluster::lease(client.clone(), config.node_name.clone(), pace, nodes.clone(), stop.clone())),
     ];
+    for rotation in rotations(args, kubelet, &config)? {
+        tasks.push(tokio::spawn(cluster::rotate(client.clone(), rotation, stop.clone())));
+    }
     if args.pod_cidr.is_none() {
         config.network.pod_cidr = pod_cidr(nodes.clone()).await?;
     }
@@ -212,7 +265,7 @@ async fn join(
     let token = stop.clone();
     tasks.push(tokio::spawn(async move { report(server::serve(surface, &run, token), "the agent's socket").await }));
     drop(ready.send_replace(Ok(())));
-    Ok(Joined { node, tasks, asked_to_stop })
+    Ok(Joined { node, runtime, tasks, asked_to_stop })
 }
 
 /// The Node's own range of pod addresses, as soon as the cluster has given it one.

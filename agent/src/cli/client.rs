@@ -51,6 +51,11 @@ impl Client {
         Self { socket: run.join(crate::server::SOCKET) }
     }
 
+    /// Whether an agent is there.
+    pub(super) async fn answers(&self) -> bool {
+        UnixStream::connect(&self.socket).await.is_ok()
+    }
+
     /// Asks for one value.
     ///
     /// # Errors

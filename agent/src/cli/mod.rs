@@ -5,6 +5,8 @@ mod client;
 mod exec;
 mod explain;
 mod flags;
+mod join;
+mod leave;
 mod live;
 mod proxy;
 mod render;
@@ -43,6 +45,10 @@ enum Command {
     Run(Box<run::RunArgs>),
     /// Run the pods that a cluster gives this node, until SIGTERM; they go on without the agent.
     Agent(Box<agent::AgentArgs>),
+    /// Join this machine to a cluster with a bootstrap token, and run its agent.
+    Join(Box<join::JoinArgs>),
+    /// Undo a join: stop the pods and the agent, remove what was written. Drain the node first.
+    Leave(leave::LeaveArgs),
     /// List pods.
     Ps(talk::PsArgs),
     /// Say what was tried for a pod, when, how it came out, and what is awaited now.
@@ -87,6 +93,8 @@ pub fn main() -> anyhow::Result<ExitCode> {
         match cli.command {
             Command::Run(args) => run::run(*args, run_dir).await,
             Command::Agent(args) => self::agent::run(*args, run_dir).await,
+            Command::Join(args) => join::run(*args, run_dir).await,
+            Command::Leave(args) => leave::run(&agent, args).await,
             Command::Ps(args) => talk::ps(&agent, args).await,
             Command::Explain(args) => explain::run(&agent, args).await,
             Command::Workloads(args) => talk::workloads(&agent, args).await,

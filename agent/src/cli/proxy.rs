@@ -25,6 +25,11 @@ enum Command {
     Cleanup(cleanup::CleanupArgs),
 }
 
+/// Every rule of Services goes, unless an agent programs them.
+pub(super) fn clean_up() -> anyhow::Result<ExitCode> {
+    cleanup::run(&cleanup::CleanupArgs::default())
+}
+
 /// Does it and says what was done.
 pub(super) fn run(args: &ProxyArgs) -> anyhow::Result<ExitCode> {
     match &args.command {

@@ -5,27 +5,19 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
-use k8s_openapi::ByteString;
-use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PublicKeyData};
-use sha2::{Digest, Sha256};
-use tokio_util::sync::CancellationToken;
-use tracing::info;
+use rcgen::KeyPair;
 
-use super::pods::feed;
-use crate::api::{ApiError, Client, CredentialsError, Kubeconfig, KubeconfigError, Set, Source, follow, path_of_all};
-use crate::files;
+use super::certificates::{Name, Purpose, RequestError, Store, ask, name_of};
+use crate::api::{Client, CredentialsError, Kubeconfig, KubeconfigError, Source};
+use crate::{der, files};
 
-/// Signs client certificates of nodes, where a controller approves them.
-const SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
-/// Servers before 1.27 insist on the second, which a key for elliptic curves has no use for; later ones allow it.
-const USAGES: [&str; 3] = ["digital signature", "key encipherment", "client auth"];
+/// How long an approval may take; the kubelet's.
+const APPROVAL: Duration = Duration::from_secs(3_600);
 
 /// What is needed, and where the result goes.
 #[derive(Clone, Debug)]
@@ -49,23 +41,13 @@ pub enum BootstrapError {
     /// What it names cannot be used.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
-    /// The API server does not take the request.
-    #[error("asking for a client certificate for the node {node}; is the bootstrap token still valid?")]
-    Refused {
+    /// The request got no certificate.
+    #[error("asking for a client certificate for the node {node}{}", help(source))]
+    Request {
         /// The node.
         node: String,
-        /// What the API server says.
-        source: ApiError,
-    },
-    /// Somebody said no.
-    #[error("the certificate signing request {name} was {word}: {message}; delete it to ask again")]
-    Denied {
-        /// The request.
-        name: String,
-        /// `Denied` or `Failed`.
-        word: String,
         /// Why.
-        message: String,
+        source: RequestError,
     },
     /// A file could not be written or read.
     #[error("keeping {}", path.display())]
@@ -75,110 +57,116 @@ pub enum BootstrapError {
         /// Why not.
         source: io::Error,
     },
-    /// The key or the request could not be made.
-    #[error("making a key and a certificate signing request")]
-    Key(#[from] rcgen::Error),
-    /// The agent is stopping.
-    #[error("the agent stopped before the certificate came")]
-    Stopped,
+}
+
+/// What to look at first.
+fn help(error: &RequestError) -> &'static str {
+    match error {
+        RequestError::Refused(_) => "; is the bootstrap token still valid?",
+        RequestError::Denied { .. } => "; the next try asks anew",
+        _ => "",
+    }
+}
+
+/// What a kubeconfig has to show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Credentials {
+    /// There is no kubeconfig, or its certificate is not there.
+    Missing,
+    /// Its certificate was good once.
+    Ended,
+    /// Nothing is known against it.
+    Good,
+}
+
+impl Credentials {
+    /// Looks at the client certificate of a kubeconfig.
+    pub fn of(kubeconfig: &Path, now: Timestamp) -> Self {
+        if !kubeconfig.exists() {
+            return Self::Missing;
+        }
+        // One that cannot be read is not ours to replace: whoever uses it says what is wrong with it.
+        let Ok(config) = Kubeconfig::load(kubeconfig) else { return Self::Good };
+        let Some((certificate, _)) = config.user.certificate else { return Self::Good };
+        match certificate.read() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::Missing,
+            Ok(pem) if der::validity_of_pem(&pem).is_some_and(|(_, until)| until <= now) => Self::Ended,
+            _ => Self::Good,
+        }
+    }
+}
+
+/// Whether the kubeconfig uses the certificate that is kept in `cert_dir`: only that one is ours to renew.
+pub fn keeps_client_certificate(kubeconfig: &Path, cert_dir: &Path) -> bool {
+    let used = Kubeconfig::load(kubeconfig).ok().and_then(|config| config.user.certificate);
+    used.is_some_and(|(certificate, _)| certificate == Source::File(Store::new(cert_dir, &Purpose::Client).current()))
 }
 
 impl Bootstrap {
-    /// Gets a certificate and writes the kubeconfig that uses it. Waits for the approval for as long as it takes.
+    /// Gets a certificate and writes the kubeconfig that uses it.
     ///
     /// # Errors
     /// [`BootstrapError`]; a second try goes on where this one ended.
     pub async fn run(&self) -> Result<(), BootstrapError> {
         let from = Kubeconfig::load(&self.from)?;
         let client = Client::new(from.clone())?;
-        make_dir(&self.cert_dir)?;
+        files::make_dir(&self.cert_dir, 0o700).map_err(at(&self.cert_dir))?;
         let key = self.key()?;
-        let name = self.request(&client, &key).await?;
-        info!("waiting for the certificate signing request {name} to be approved (kubectl certificate approve {name})");
-        let certificate = issued(&client, &name).await?;
+        let asked = ask(&client, &Purpose::Client, (&self.node, &key), Name::OfKey, APPROVAL).await;
+        let certificate = match asked {
+            Ok(certificate) => certificate,
+            Err(source) => {
+                if matches!(source, RequestError::Denied { .. }) {
+                    // Its request is answered for good, and is found by the key.
+                    self.forget_key()?;
+                }
+                return Err(BootstrapError::Request { node: self.node.clone(), source });
+            }
+        };
         let current = self.keep(&certificate, &key)?;
-        write(&self.kubeconfig, kubeconfig(&from, &current).as_bytes())?;
-        remove(&self.key_path())
+        if let Some(folder) = self.kubeconfig.parent() {
+            files::make_dir(folder, 0o755).map_err(at(folder))?;
+        }
+        files::write(&self.kubeconfig, kubeconfig(&from, &current).as_bytes(), 0o600).map_err(at(&self.kubeconfig))?;
+        self.forget_key()
     }
 
-    fn key_path(&self) -> PathBuf {
-        self.cert_dir.join("kubelet-client.key.tmp")
+    /// The name of the request that a certificate is awaited for, where one is.
+    pub fn pending_in(cert_dir: &Path) -> Option<String> {
+        let pem = files::read_text(&cert_dir.join(KEY)).ok()?;
+        Some(name_of(&KeyPair::from_pem(&pem).ok()?))
     }
 
     /// The key of a former try, so that its request is found again.
     fn key(&self) -> Result<KeyPair, BootstrapError> {
-        let path = self.key_path();
-        let former = std::fs::read_to_string(&path).ok().and_then(|pem| KeyPair::from_pem(&pem).ok());
+        let path = self.cert_dir.join(KEY);
+        let former = files::read_text(&path).ok().and_then(|pem| KeyPair::from_pem(&pem).ok());
         if let Some(key) = former {
             return Ok(key);
         }
-        let key = KeyPair::generate()?;
-        write(&path, key.serialize_pem().as_bytes())?;
+        let failed = |source: rcgen::Error| BootstrapError::Request { node: self.node.clone(), source: source.into() };
+        let key = KeyPair::generate().map_err(failed)?;
+        files::write(&path, key.serialize_pem().as_bytes(), 0o600).map_err(at(&path))?;
         Ok(key)
     }
 
-    async fn request(&self, client: &Client, key: &KeyPair) -> Result<String, BootstrapError> {
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::OrganizationName, "system:nodes");
-        params.distinguished_name.push(DnType::CommonName, format!("system:node:{}", self.node));
-        let pem = params.serialize_request(key)?.pem()?;
-        let hash = Sha256::digest(key.subject_public_key_info());
-        let name = hash.iter().take(16).fold("node-csr-".to_owned(), |text, byte| format!("{text}{byte:02x}"));
-        let request = CertificateSigningRequest {
-            metadata: ObjectMeta { name: Some(name.clone()), ..ObjectMeta::default() },
-            spec: CertificateSigningRequestSpec {
-                request: ByteString(pem.into_bytes()),
-                signer_name: SIGNER.to_owned(),
-                usages: Some(USAGES.map(str::to_owned).to_vec()),
-                ..CertificateSigningRequestSpec::default()
-            },
-            status: None,
-        };
-        let path = path_of_all::<CertificateSigningRequest>(None);
-        match client.create::<_, CertificateSigningRequest>(&path, &request).await {
-            Ok(_) => Ok(name),
-            // The name is that of the key: it is our own request of a former try.
-            Err(error) if error.is_already_there() => Ok(name),
-            Err(source) => Err(BootstrapError::Refused { node: self.node.clone(), source }),
-        }
+    fn forget_key(&self) -> Result<(), BootstrapError> {
+        let path = self.cert_dir.join(KEY);
+        files::remove(&path).map_err(at(&path))
     }
 
-    /// Certificate and key in one file, and a link that says which is in use.
     fn keep(&self, certificate: &[u8], key: &KeyPair) -> Result<PathBuf, BootstrapError> {
-        let now = Timestamp::now().strftime("%Y-%m-%d-%H-%M-%S").to_string();
-        let file = format!("kubelet-client-{now}.pem");
-        let both = [certificate, b"\n", key.serialize_pem().as_bytes()].concat();
-        write(&self.cert_dir.join(&file), &both)?;
-        let (link, fresh) = (self.cert_dir.join("kubelet-client-current.pem"), self.cert_dir.join(".current.tmp"));
-        remove(&fresh)?;
-        let made = std::os::unix::fs::symlink(&file, &fresh).and_then(|()| std::fs::rename(&fresh, &link));
-        made.map_err(|source| BootstrapError::File { path: link.clone(), source })?;
-        Ok(link)
+        let kept = Store::new(&self.cert_dir, &Purpose::Client).keep(certificate, key);
+        kept.map_err(|(path, source)| BootstrapError::File { path, source })
     }
 }
 
-async fn issued(client: &Client, name: &str) -> Result<Vec<u8>, BootstrapError> {
-    let stop = CancellationToken::new();
-    let _ended = stop.clone().drop_guard();
-    let mut sets =
-        follow(client.clone(), feed::<CertificateSigningRequest>(Some(format!("metadata.name={name}"))), stop);
-    let answer = sets.wait_for(|sets| decided(sets).is_some()).await.map(|sets| decided(&sets));
-    answer.ok().flatten().unwrap_or(Err(BootstrapError::Stopped))
-}
+/// The key of a request that has no certificate yet.
+const KEY: &str = "kubelet-client.key.tmp";
 
-fn decided(sets: &Option<Arc<Set<CertificateSigningRequest>>>) -> Option<Result<Vec<u8>, BootstrapError>> {
-    let request = sets.as_ref()?.values().next()?;
-    let status = request.status.as_ref()?;
-    if let Some(certificate) = status.certificate.as_ref().filter(|certificate| !certificate.0.is_empty()) {
-        return Some(Ok(certificate.0.clone()));
-    }
-    let no = status.conditions.iter().flatten().find(|one| matches!(one.type_.as_str(), "Denied" | "Failed"))?;
-    Some(Err(BootstrapError::Denied {
-        name: request.metadata.name.clone().unwrap_or_default(),
-        word: no.type_.clone(),
-        message: no.message.clone().or_else(|| no.reason.clone()).unwrap_or_default(),
-    }))
+fn at(path: &Path) -> impl FnOnce(io::Error) -> BootstrapError {
+    let path = path.to_owned();
+    |source| BootstrapError::File { path, source }
 }
 
 /// As kubeadm's nodes have it.
@@ -198,19 +186,6 @@ fn kubeconfig(from: &Kubeconfig, current: &Path) -> String {
     )
 }
 
-fn make_dir(path: &Path) -> Result<(), BootstrapError> {
-    files::make_dir(path, 0o700).map_err(|source| BootstrapError::File { path: path.to_owned(), source })
-}
-
-/// Whole or not at all, and for us alone.
-fn write(path: &Path, bytes: &[u8]) -> Result<(), BootstrapError> {
-    files::write(path, bytes, 0o600).map_err(|source| BootstrapError::File { path: path.to_owned(), source })
-}
-
-fn remove(path: &Path) -> Result<(), BootstrapError> {
-    files::remove(path).map_err(|source| BootstrapError::File { path: path.to_owned(), source })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -224,7 +199,7 @@ mod tests {
             cert_dir: dir.path().join("pki"),
             node: "n1".into(),
         };
-        make_dir(&bootstrap.cert_dir).unwrap();
+        files::make_dir(&bootstrap.cert_dir, 0o700).unwrap();
         let key = bootstrap.key().unwrap();
         assert_eq!(bootstrap.key().unwrap().serialize_pem(), key.serialize_pem(), "a second try has the same key");
         let current = bootstrap.keep(b"certificate", &key).unwrap();
@@ -237,10 +212,41 @@ mod tests {
             server_name: None,
             user: crate::api::User::default(),
             namespace: "default".into(),
+            unverified: false,
         };
-        write(&bootstrap.kubeconfig, kubeconfig(&from, &current).as_bytes()).unwrap();
+        files::write(&bootstrap.kubeconfig, kubeconfig(&from, &current).as_bytes(), 0o600).unwrap();
         let read = Kubeconfig::load(&bootstrap.kubeconfig).unwrap();
         assert_eq!((read.server, read.ca), (from.server, from.ca));
         assert_eq!(read.user.certificate, Some((Source::File(current.clone()), Source::File(current))));
+        assert!(keeps_client_certificate(&bootstrap.kubeconfig, &bootstrap.cert_dir));
+        assert!(!keeps_client_certificate(&bootstrap.kubeconfig, dir.path()));
+        assert_eq!(Bootstrap::pending_in(&bootstrap.cert_dir), Some(name_of(&key)));
+        bootstrap.forget_key().unwrap();
+        assert_eq!(Bootstrap::pending_in(&bootstrap.cert_dir), None);
+    }
+
+    #[test]
+    fn a_certificate_is_missing_good_or_has_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |year: i32| format!("{year}-06-01T00:00:00Z").parse::<Timestamp>().unwrap();
+        let kubeconfig_path = dir.path().join("kubelet.conf");
+        assert_eq!(Credentials::of(&kubeconfig_path, at(2026)), Credentials::Missing);
+        let from = Kubeconfig {
+            server: "https://192.0.2.1:6443".into(),
+            ca: None,
+            server_name: None,
+            user: crate::api::User::default(),
+            namespace: "default".into(),
+            unverified: false,
+        };
+        let store = Store::new(dir.path(), &Purpose::Client);
+        std::fs::write(&kubeconfig_path, kubeconfig(&from, &store.current())).unwrap();
+        assert_eq!(Credentials::of(&kubeconfig_path, at(2026)), Credentials::Missing, "the link is not there yet");
+        let key = KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        params.not_after = rcgen::date_time_ymd(2030, 1, 1);
+        store.keep(params.self_signed(&key).unwrap().pem().as_bytes(), &key).unwrap();
+        assert_eq!(Credentials::of(&kubeconfig_path, at(2029)), Credentials::Good);
+        assert_eq!(Credentials::of(&kubeconfig_path, at(2031)), Credentials::Ended);
     }
 }

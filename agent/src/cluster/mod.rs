@@ -1,7 +1,8 @@
 //! This node as a member of a cluster: its Node object, its heartbeat, and the pods that the API server gives it.
 //!
 //! ```text
-//! Bootstrap::run         a token becomes a client certificate and a kubeconfig, once
+//! Bootstrap::run         a token becomes a client certificate and a kubeconfig
+//! rotate                 certificates are renewed before they end (certificates)
 //! ensure                 the Node object exists, ours to update     (register)
 //! heartbeat              conditions and facts, when they change or every five minutes
 //! lease                  "alive", every ten seconds
@@ -16,6 +17,7 @@
 //! way, through [`crate::status`].
 
 mod bootstrap;
+mod certificates;
 mod events;
 mod facts;
 mod heartbeat;
@@ -28,7 +30,8 @@ mod register;
 mod services;
 mod tokens;
 
-pub use bootstrap::{Bootstrap, BootstrapError};
+pub use bootstrap::{Bootstrap, BootstrapError, Credentials, keeps_client_certificate};
+pub use certificates::{Rotation, rotate};
 pub use events::run as tell_events;
 pub use facts::Machine;
 pub use heartbeat::Readiness;

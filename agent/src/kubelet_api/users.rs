@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use rustls::pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 
+use crate::der::{SEQUENCE, take};
+
 /// A user as the API server knows users.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct User {
@@ -60,7 +62,6 @@ const OID: u8 = 0x06;
 const UTF8: u8 = 0x0c;
 const PRINTABLE: u8 = 0x13;
 const IA5: u8 = 0x16;
-const SEQUENCE: u8 = 0x30;
 const SET: u8 = 0x31;
 
 impl Subject {
@@ -88,22 +89,6 @@ fn text(mut value: &[u8]) -> Option<String> {
     let tag = *value.first().filter(|tag| [UTF8, PRINTABLE, IA5].contains(*tag))?;
     let text = std::str::from_utf8(take(&mut value, tag)?).ok()?;
     (value.is_empty() && !text.contains('\0') && (tag == UTF8 || text.is_ascii())).then(|| text.to_owned())
-}
-
-/// The content of the next element, which must have this tag.
-fn take<'a>(input: &mut &'a [u8], tag: u8) -> Option<&'a [u8]> {
-    let (first, rest) = input.split_first()?;
-    let (length, rest) = rest.split_first()?;
-    let (length, rest) = match length {
-        0..=0x7f => (usize::from(*length), rest),
-        // Names are short: two bytes of length are plenty.
-        0x81 => rest.split_first().map(|(length, rest)| (usize::from(*length), rest))?,
-        0x82 => rest.split_first_chunk().map(|(length, rest)| (usize::from(u16::from_be_bytes(*length)), rest))?,
-        _ => return None,
-    };
-    let (content, rest) = rest.split_at_checked(length)?;
-    *input = rest;
-    (*first == tag).then_some(content)
 }
 
 #[cfg(test)]

@@ -37,6 +37,7 @@ pub use hook::{HookAnswer, HookFailed, http_get};
 pub use http::Http;
 pub use results::{ContainerResults, Outcome, ProbeKind, ProbeResults};
 pub use schedule::SavedProbe;
+pub(crate) use tls::trusting;
 
 /// A container that probes may look at.
 #[derive(Clone, Debug)]

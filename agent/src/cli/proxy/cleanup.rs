@@ -12,7 +12,7 @@ use netfilter::{Family, Transaction, nft};
 use crate::errors::chain;
 use crate::proxy::owner::{self, Owner};
 
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Default)]
 pub(super) struct CleanupArgs {
     /// Remove them though an agent programs them: it writes them again.
     #[arg(long)]

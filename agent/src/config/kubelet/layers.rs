@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::file::File;
-use super::{BadConfiguration, Loaded, Setting};
+use super::{BadConfiguration, Setting};
 use crate::files;
 use crate::yaml::{self, Kind, Mistake, Node};
 
@@ -51,6 +51,16 @@ impl Layers {
         Ok(layers)
     }
 
+    /// One text, as if it were the file.
+    ///
+    /// # Errors
+    /// What is not of the form.
+    pub(super) fn of_text(name: &str, text: &str) -> Result<Self, BadConfiguration> {
+        let mut layers = Self { merged: empty(), origins: Vec::new(), warnings: Vec::new() };
+        layers.add_text(name, text, Path::new("/"), false)?;
+        Ok(layers)
+    }
+
     /// The merged document.
     ///
     /// # Errors
@@ -72,10 +82,14 @@ impl Layers {
     }
 
     fn add_file(&mut self, path: &Path, strict: bool) -> Result<(), BadConfiguration> {
-        let shown = path.display().to_string();
         let read = |source: io::Error| BadConfiguration::Read { path: path.to_owned(), source };
         let text = files::read_text(path).map_err(read)?;
-        let mut node = document(&text).map_err(|problem| BadConfiguration::bad(vec![format!("{shown}: {problem}")]))?;
+        let folder = std::path::absolute(path).map_err(read)?;
+        self.add_text(&path.display().to_string(), &text, folder.parent().unwrap_or(Path::new("/")), strict)
+    }
+
+    fn add_text(&mut self, shown: &str, text: &str, folder: &Path, strict: bool) -> Result<(), BadConfiguration> {
+        let mut node = document(text).map_err(|problem| BadConfiguration::bad(vec![format!("{shown}: {problem}")]))?;
         let bad = |mistakes: &[Mistake]| BadConfiguration::bad(lines(&format!("{shown}: "), mistakes));
         let (_, unknown) = yaml::decode_leniently::<File>(&node, true).map_err(|mistakes| bad(&mistakes))?;
         if strict && !unknown.is_empty() {
@@ -84,11 +98,9 @@ impl Layers {
         // Files that kubeadm wrote for a newer or older kubelet are taken as that kubelet takes them.
         let left_out = lines(&format!("{shown}: "), &unknown).into_iter().map(|line| format!("{line}; it is left out"));
         self.warnings.extend(left_out);
-        let folder = std::path::absolute(path).map_err(read)?;
-        let folder = folder.parent().unwrap_or(Path::new("/"));
         PATHS.iter().for_each(|field| make_absolute(&mut node, field, folder));
         merge(&mut self.merged, &node);
-        self.origins.push((shown, node));
+        self.origins.push((shown.to_owned(), node));
         Ok(())
     }
 
@@ -106,15 +118,6 @@ impl Layers {
         merge(&mut self.merged, &node);
         self.origins.push((name, node));
         Ok(())
-    }
-}
-
-impl Loaded {
-    /// What cannot be read in a text of the cluster's, if anything; unknown fields are fine.
-    pub(super) fn check_text(text: &str) -> Result<(), String> {
-        let node = document(text)?;
-        let decoded = yaml::decode_leniently::<File>(&node, true);
-        decoded.map(drop).map_err(|mistakes| lines("", &mistakes).join("; "))
     }
 }
 

@@ -134,7 +134,18 @@ impl BadConfiguration {
 /// # Errors
 /// Everything that is wrong in the first of these steps that fails: reading, types, values.
 pub fn load(file: Option<&Path>, folder: Option<&Path>, flags: &[Setting]) -> Result<Loaded, BadConfiguration> {
-    let layers = Layers::read(file, folder, flags)?;
+    finish(Layers::read(file, folder, flags)?)
+}
+
+/// The same of a text that is called `name`.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_text(name: &str, text: &str) -> Result<Loaded, BadConfiguration> {
+    finish(Layers::of_text(name, text)?)
+}
+
+fn finish(layers: Layers) -> Result<Loaded, BadConfiguration> {
     let (mut whole, mut defaults) = (layers.decode()?, File::default());
     defaults::fill(&mut whole);
     defaults::fill(&mut defaults);
@@ -147,14 +158,6 @@ pub fn load(file: Option<&Path>, folder: Option<&Path>, flags: &[Setting]) -> Re
     let mut warnings = layers.warnings;
     warnings.extend(effect::without_effect(&whole, &defaults));
     Ok(Loaded { configuration, warnings })
-}
-
-/// Whether a text that the cluster gave can be a kubelet's configuration at all; fields of other versions are fine.
-///
-/// # Errors
-/// What is wrong with it.
-pub fn check_text(text: &str) -> Result<(), String> {
-    Loaded::check_text(text)
 }
 
 impl Default for KubeletConfiguration {
