@@ -149,6 +149,11 @@ impl Bridge {
         self.leases.remove()
     }
 
+    /// How many addresses are given out. One whose pod is gone counts until it was detached.
+    pub fn leased(&self) -> usize {
+        self.leases.all().len()
+    }
+
     pub(crate) fn gateway(&self) -> Ipv4Addr {
         self.range.gateway()
     }

@@ -90,6 +90,11 @@ impl Embedded {
         self.core.network.ensure_rules().await
     }
 
+    /// How many addresses of the pod network are given out.
+    pub fn leased_addresses(&self) -> usize {
+        self.core.network.leased()
+    }
+
     /// Makes the routes to the pods of other nodes these. Those that the kernel refuses come back with its answer.
     ///
     /// # Errors

@@ -2,23 +2,27 @@
 
 mod kubelet_flags;
 mod services;
+mod statics;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::Pod;
 use runtime::Embedded;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::host_name;
-use super::run::{Ends, drain, options, report, surface};
-use crate::api::{Client, Kubeconfig, Set, Sets};
+use super::run::{Ends, drain, options, report, surface, tell_problems};
+use crate::api::{Client, Kubeconfig};
 use crate::cluster::{self, Bootstrap, Credentials, Identity, Machine, Rotation};
 use crate::config::kubelet::{KubeletConfiguration, ServingCertificate};
 use crate::config::{Config, Draft};
@@ -26,7 +30,8 @@ use crate::events::{About, EventType, Recorder};
 use crate::kubelet_api::{self, NodeSlot};
 use crate::names::PodUid;
 use crate::node::{self, facts};
-use crate::sources::Desired;
+use crate::pods::life::{Life, Undo};
+use crate::pods::memory::{Memory, Remembered};
 use crate::{proxy, server, status};
 
 /// As a kubelet refuses.
@@ -112,21 +117,33 @@ pub(super) async fn run(args: AgentArgs, run_dir: PathBuf) -> anyhow::Result<Exi
         joined = joining => Some(joined?),
         () = ends.next() => None,
     };
-    if let Some(joined) = joined {
-        let whole = tokio::select! {
-            () = ends.next() => false,
-            () = joined.asked_to_stop.cancelled() => joined.stop_pods(&mut ends).await,
-        };
-        stop.cancel();
-        joined.node.stop().await;
-        for task in joined.tasks {
-            drain(task).await;
-        }
-        if whole {
-            joined.runtime.close().await.context("removing the pod network")?;
-        }
+    let Some(joined) = joined else { return Ok(ExitCode::SUCCESS) };
+    let end = tokio::select! {
+        () = ends.next() => End::Stopped { whole: false },
+        () = joined.asked_to_stop.cancelled() => End::Stopped { whole: joined.stop_pods(&mut ends).await },
+        () = joined.moved.cancelled() => End::Moved,
+    };
+    stop.cancel();
+    joined.node.stop().await;
+    for task in joined.tasks {
+        drain(task).await;
+    }
+    match end {
+        End::Moved => return Err(begin_anew()),
+        End::Stopped { whole: true } => joined.runtime.close().await.context("removing the pod network")?,
+        End::Stopped { whole: false } => {}
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The same process with the same arguments from the start: what must survive is on disk, and pods go on meanwhile. Returns
+/// only when that is not possible.
+fn begin_anew() -> anyhow::Error {
+    use std::os::unix::process::CommandExt;
+    let mut arguments = std::env::args_os();
+    let name = arguments.next().unwrap_or_default();
+    let error = std::process::Command::new("/proc/self/exe").arg0(name).args(arguments).exec();
+    anyhow::Error::new(error).context("starting the agent anew with the Node's new podCIDR")
 }
 
 /// The kubeconfig is there, or is written now.
@@ -177,6 +194,16 @@ struct Joined {
     tasks: Vec<tokio::task::JoinHandle<()>>,
     /// `longshore stop`.
     asked_to_stop: CancellationToken,
+    /// The Node has another range of pod addresses, which a start takes up.
+    moved: CancellationToken,
+}
+
+/// Why the agent ends.
+enum End {
+    /// Somebody asked for it; all pods are gone, or go on.
+    Stopped { whole: bool },
+    /// The Node has another range of pod addresses.
+    Moved,
 }
 
 impl Joined {
@@ -191,6 +218,11 @@ impl Joined {
     }
 }
 
+/// What a start that knows enough waits for the API server: the pods that run are to be looked after.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// The first list, once the API server has answered: pods wait five seconds themselves for what they refer to.
+const FIRST_LIST: Duration = Duration::from_secs(8);
+
 async fn join(
     args: &AgentArgs,
     kubelet: &KubeletConfiguration,
@@ -203,45 +235,77 @@ async fn join(
     let recorder = Recorder::default();
     let told = cluster::tell_events(client.clone(), recorder.listen(), config.node_name.clone(), stop.clone());
     recorder.record(About::Node, EventType::Normal, "Starting", "Starting kubelet.", Timestamp::now());
-    cluster::ensure(client, &identity, NO_NETWORK).await?;
+    let (manifests, statics) = statics::open(&kubelet.static_pods, &config)?;
+    let known = cluster::Known::load(&config.dirs.root);
     let nodes = cluster::own_node(client, &config.node_name, stop);
     let (ready, readiness) = watch::channel(Err(NO_NETWORK.to_owned()));
     let pace = kubelet.heartbeat;
     let mut tasks = vec![
         tokio::spawn(told),
-        tokio::spawn(cluster::heartbeat(
-            client.clone(),
-            identity,
-            pace,
-            readiness,
-            nodes.clone(),
-            recorder.clone(),
-            stop.clone(),
-        )),
+        tokio::spawn(report(manifests.run(stop.clone()), "following static pods")),
+        tokio::spawn(tell_problems(statics.clone(), recorder.clone())),
         tokio::spawn(cluster::lease(client.clone(), config.node_name.clone(), pace, nodes.clone(), stop.clone())),
     ];
     for rotation in rotations(args, kubelet, &config)? {
         tasks.push(tokio::spawn(cluster::rotate(client.clone(), rotation, stop.clone())));
     }
-    if args.pod_cidr.is_none() {
-        config.network.pod_cidr = pod_cidr(nodes.clone()).await?;
+    // A static pod may be the API server itself: none waits for it.
+    let can_go_on = args.pod_cidr.is_some() || known.pod_cidr.is_some() || !statics.borrow().pods.is_empty();
+    let patience = if can_go_on { PATIENCE } else { Duration::MAX };
+    let registered = match timeout(patience, cluster::ensure(client, &identity, NO_NETWORK)).await {
+        Ok(registered) => registered.map(|_| true)?,
+        // The heartbeat registers the node when the API server is back.
+        Err(_) => false,
+    };
+    tasks.push(tokio::spawn(cluster::heartbeat(
+        client.clone(),
+        identity,
+        pace,
+        readiness,
+        nodes.clone(),
+        recorder.clone(),
+        stop.clone(),
+    )));
+    let given = match (args.pod_cidr.is_some(), registered) {
+        (true, _) => None,
+        (false, true) => timeout(patience, cluster::pod_cidr(nodes.clone())).await.unwrap_or(known.pod_cidr),
+        (false, false) => known.pod_cidr,
+    };
+    let remembered = Memory::new(config.dirs.pods()).load_all()?;
+    // Pods that run keep the range that their addresses are of.
+    let in_use = remembered.iter().any(|(_, left)| cluster::needs_address(&left.pod) && has_sandbox(&left.life));
+    let given = known.pod_cidr.filter(|_| in_use).or(given);
+    if let Some(range) = given {
+        config.network.pod_cidr = range.into();
+        cluster::Known { pod_cidr: Some(range) }.save(&config.dirs.root)?;
     }
+    let has_range = args.pod_cidr.is_some() || given.is_some();
     let runtime = Embedded::open(options(&args.registries, &config)?).await.context("opening the container runtime")?;
 
     let own = cluster::own_pods(client, &config.node_name, stop);
-    let services = cluster::services(client, stop);
     let tokens = cluster::AccountTokens::new(client.clone());
-    let (wanted, mut desired) = watch::channel(Arc::new(Desired::default()));
+    let sources = cluster::Sources {
+        own: own.clone(),
+        services: cluster::services(client, stop),
+        nodes: nodes.clone(),
+        statics,
+        left: left(remembered),
+        without_network: !has_range,
+    };
+    let (wanted, mut desired) = watch::channel(sources.at_start());
     let pods_dir = config.dirs.pods();
     let keep = move |uid: &PodUid| pods_dir.join(uid.as_str()).exists();
-    let follow = cluster::follow_pods(tokens.clone(), own.clone(), services, nodes.clone(), keep, wanted, stop.clone());
-    tasks.push(tokio::spawn(follow));
-    // With half a list, live pods would look like orphans: nothing is adopted before the first whole one.
-    desired.changed().await.context("the agent is stopping")?;
+    tasks.push(tokio::spawn(cluster::follow_pods(tokens.clone(), sources, keep, wanted, stop.clone())));
+    if registered {
+        // What runs and what is wanted are told together; without an answer what ran goes on.
+        let _ = timeout(FIRST_LIST, desired.changed()).await;
+    }
     let (at, tokens) = (runtime.clone(), Some(Arc::new(tokens) as _));
     let node = node::Node::build(config.clone(), lock, at, desired.clone(), recorder.clone(), tokens).await?;
     let handle = node.handle();
-    tasks.push(tokio::spawn(status::run(client.clone(), own, desired.clone(), handle.clone(), stop.clone())));
+    tasks.push(tokio::spawn(status::run(client.clone(), own.clone(), desired.clone(), handle.clone(), stop.clone())));
+    let (listed, views) = (desired.clone(), handle.views.clone());
+    tasks.push(tokio::spawn(cluster::keep_mirrors(client.clone(), listed, own, nodes.clone(), views, stop.clone())));
     let turns = proxy::Turns::default();
     let guard = node::firewall::guard(runtime.clone(), turns.clone(), recorder.clone(), true, stop.clone());
     tasks.push(tokio::spawn(guard));
@@ -253,7 +317,8 @@ async fn join(
     }
     let (shown, services) = watch::channel(Arc::default());
     if let Some(settings) = args.services.settings(&config, turns)? {
-        let (snapshots, following) = cluster::service_snapshots(args.services.client(client)?, nodes, stop.clone());
+        let (snapshots, following) =
+            cluster::service_snapshots(args.services.client(client)?, nodes.clone(), stop.clone());
         tasks.push(tokio::spawn(following));
         tasks.push(tokio::spawn(proxy::run(snapshots, settings, recorder, shown, stop.clone())));
     }
@@ -264,19 +329,32 @@ async fn join(
     let run = config.dirs.run.clone();
     let token = stop.clone();
     tasks.push(tokio::spawn(async move { report(server::serve(surface, &run, token), "the agent's socket").await }));
-    drop(ready.send_replace(Ok(())));
-    Ok(Joined { node, runtime, tasks, asked_to_stop })
+    if has_range {
+        drop(ready.send_replace(Ok(())));
+    }
+    let moved = CancellationToken::new();
+    // A range given by hand is kept whatever the cluster gives.
+    if args.pod_cidr.is_none() {
+        let (token, over, leases) = (moved.clone(), stop.clone(), runtime.clone());
+        let change = cluster::range_changed(given, nodes, move || leases.leased_addresses(), ready);
+        tasks.push(tokio::spawn(async move {
+            if over.run_until_cancelled(change).await.is_some() {
+                token.cancel();
+            }
+        }));
+    }
+    Ok(Joined { node, runtime, tasks, asked_to_stop, moved })
 }
 
-/// The Node's own range of pod addresses, as soon as the cluster has given it one.
-async fn pod_cidr(mut nodes: Sets<Node>) -> anyhow::Result<ipnet::IpNet> {
-    let given = |nodes: &Option<Arc<Set<Node>>>| {
-        let spec = nodes.as_ref()?.values().next()?.spec.as_ref()?;
-        let all = spec.pod_cidrs.iter().flatten().chain(&spec.pod_cidr);
-        all.filter_map(|cidr| cidr.parse().ok()).find(|cidr| matches!(cidr, ipnet::IpNet::V4(_)))
-    };
-    let found = nodes.wait_for(|nodes| given(nodes).is_some()).await.map(|nodes| given(&nodes));
-    found.ok().flatten().context("the agent is stopping")
+fn has_sandbox(life: &Life) -> bool {
+    !matches!(life, Life::Stopped { left, .. } if !left.contains(&Undo::Sandboxes))
+}
+
+/// Pods of a former run that the API server gave this node; those that were ending for good end without being wanted.
+fn left(remembered: Vec<(PodUid, Remembered)>) -> BTreeMap<PodUid, Arc<Pod>> {
+    let ends = |left: &Remembered| left.life.end().is_some_and(|end| end.deleted);
+    let wanted = remembered.into_iter().filter(|(_, left)| !cluster::is_static(&left.pod) && !ends(left));
+    wanted.map(|(uid, left)| (uid, Arc::new(left.pod))).collect()
 }
 
 fn draft(args: &AgentArgs, kubelet: &KubeletConfiguration, run: PathBuf) -> anyhow::Result<Config> {
@@ -341,8 +419,6 @@ fn label(text: &str) -> anyhow::Result<(String, String)> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
 
     #[test]

@@ -310,7 +310,7 @@ async fn import(given: &[String], runtime: &Embedded) -> anyhow::Result<()> {
 }
 
 /// Tells each problem with a manifest, and each note, once, when it appears.
-async fn tell_problems(mut desired: watch::Receiver<Arc<Desired>>, recorder: Recorder) {
+pub(super) async fn tell_problems(mut desired: watch::Receiver<Arc<Desired>>, recorder: Recorder) {
     let (mut told, mut noted) = (Vec::new(), Vec::new());
     loop {
         let Desired { problems, notes, .. } = (**desired.borrow_and_update()).clone();

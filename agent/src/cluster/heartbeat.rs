@@ -35,13 +35,21 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let mut beat = Beat { client, identity, pace, recorder, uid: None, sent: None };
+    let mut told = None;
     loop {
         let now = ready.borrow_and_update().clone();
         let there = nodes.borrow_and_update().as_ref().map(|nodes| nodes.values().next().cloned());
         let pause = match beat.report(now, there).await {
-            Ok(()) => pace.compute,
+            Ok(()) => {
+                told = None;
+                pace.compute
+            }
             Err(error) => {
-                warn!("reporting the node's status: {}; trying again", chain(&error));
+                let text = chain(&error);
+                if told.as_ref() != Some(&text) {
+                    warn!("reporting the node's status: {text}; trying again");
+                    told = Some(text);
+                }
                 RETRY
             }
         };

@@ -12,6 +12,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::mirrors::mirrored;
+use super::range::needs_address;
 use super::refs::Refs;
 use super::tokens::AccountTokens;
 use crate::api::{Client, Feed, Set, Sets, follow, path_of_all};
@@ -50,25 +52,40 @@ fn typed<T: DeserializeOwned>(object: Value) -> Result<Option<T>, serde_json::Er
     serde_json::from_value(object).map(Some)
 }
 
-/// Publishes what this node should be running until `stop`: first when everything is known that a pod refers to, or after five
-/// seconds. `keep` says of a pod that has ended whether the agent knows it:
-/// one that it does not was finished by a former node, and there is nothing to do for it. `services` may be absent, where
-/// nobody may list them; `nodes` holds this Node alone. When one of `tokens` is due, pods are told, and those of pods that
-/// are gone are forgotten.
+/// Where the wanted pods come from.
+pub struct Sources {
+    /// Those that the API server gives this node.
+    pub own: Own,
+    /// Services, where somebody may list them.
+    pub services: Sets<Service>,
+    /// This Node alone.
+    pub nodes: Sets<Node>,
+    /// Static pods.
+    pub statics: watch::Receiver<Arc<Desired>>,
+    /// Pods of a former run: they stand for what the API server has until it answers.
+    pub left: BTreeMap<PodUid, Arc<Pod>>,
+    /// There is no pod network: only pods on the host's own are wanted.
+    pub without_network: bool,
+}
+
+/// Publishes what this node should be running until `stop`. `desired` holds static pods and those of a former run from the
+/// start; what the API server has comes first when everything is known that a pod refers to, or after five seconds.
+/// `keep` says of a pod that has ended whether the agent knows it: one that it does not was finished by a former node, and
+/// there is nothing to do for it. When one of `tokens` is due, pods are told, and those of pods that are gone are forgotten.
 pub async fn run(
     tokens: AccountTokens,
-    mut own: Own,
-    mut services: Sets<Service>,
-    mut nodes: Sets<Node>,
+    sources: Sources,
     keep: impl Fn(&PodUid) -> bool + Send,
     desired: watch::Sender<Arc<Desired>>,
     stop: CancellationToken,
 ) {
+    let Sources { mut own, mut services, mut nodes, mut statics, left, without_network } = sources;
     let mut objects = Referred::new(tokens.client().clone(), stop.clone());
     let (mut renewing, mut renewals) = (interval(RENEWING), 0);
     let mut held = BTreeMap::<PodUid, Instant>::new();
-    let mut last = Desired::default();
-    let mut published = false;
+    // What the API server has, as far as it is known.
+    let mut last = before_an_answer(left);
+    let (mut published, mut answered) = (false, false);
     loop {
         if let Some(pods) = own.borrow_and_update().clone() {
             objects.follow_only(pods.values().fold(Refs::default(), |mut all, pod| {
@@ -78,22 +95,25 @@ pub async fn run(
             let services = services.borrow_and_update().clone().unwrap_or_default();
             let found = Objects { renewals, ..objects.found(near(&services, &pods)) };
             let mut next = wanted(&pods, found, &last, &keep);
-            next.node_labels = labels(&nodes.borrow_and_update()).or_else(|| last.node_labels.clone());
-            hold_back(&mut next, &last, &mut held, |pod| objects.has_all(&Refs::of(pod)));
-            // Pods of a former agent run already: a first set without them would look like their end.
-            let whole = published || held.is_empty();
-            if whole && (next != last || !published) {
+            let node = nodes.borrow_and_update().as_ref().and_then(|nodes| nodes.values().next().cloned());
+            next.node_labels = node.as_ref().and_then(|node| node.metadata.labels.clone()).or(last.node_labels.clone());
+            next.node_taints = node.and_then(|node| node.spec.as_ref()?.taints.clone()).unwrap_or_default();
+            let waits = hold_back(&mut next, &last, published, &mut held, |pod| objects.has_all(&Refs::of(pod)));
+            if published || !waits {
                 published = true;
-                last = next.clone();
-                desired.send_replace(Arc::new(next));
+                last = next;
             }
         }
-        let due = held.values().min().map(|since| *since + PATIENCE);
+        let next = with_statics(&last, &statics.borrow_and_update(), without_network);
+        publish(&desired, next, published && !std::mem::replace(&mut answered, published));
+        let now = Instant::now();
+        let due = held.values().map(|since| *since + PATIENCE).filter(|due| *due > now).min();
         tokio::select! {
             () = stop.cancelled() => return,
             Ok(()) = own.changed() => {}
             Ok(()) = services.changed() => {}
             Ok(()) = nodes.changed() => {}
+            Ok(()) = statics.changed() => {}
             () = objects.changed.notified() => {}
             () = wait_for(due) => {}
             _ = renewing.tick() => renewals += u64::from(tokens.look(|uid| last.pods.contains_key(uid))),
@@ -101,16 +121,44 @@ pub async fn run(
     }
 }
 
+impl Sources {
+    /// The set before the API server has answered.
+    pub fn at_start(&self) -> Arc<Desired> {
+        let left = before_an_answer(self.left.clone());
+        Arc::new(with_statics(&left, &self.statics.borrow(), self.without_network))
+    }
+}
+
+fn before_an_answer(left: BTreeMap<PodUid, Arc<Pod>>) -> Desired {
+    Desired { pods: left, objects: Objects { as_left: true, ..Objects::default() }, ..Desired::default() }
+}
+
+fn with_statics(of_cluster: &Desired, statics: &Desired, without_network: bool) -> Desired {
+    let mut all = of_cluster.clone();
+    all.pods.extend(statics.pods.iter().map(|(uid, pod)| (uid.clone(), Arc::clone(pod))));
+    if without_network {
+        all.pods.retain(|_, pod| !needs_address(pod));
+    }
+    all.problems.clone_from(&statics.problems);
+    all
+}
+
+/// The first answer of the API server is told even if it says nothing new: it is waited for.
+fn publish(desired: &watch::Sender<Arc<Desired>>, next: Desired, is_first: bool) {
+    desired.send_if_modified(|last| {
+        let news = **last != next;
+        if news {
+            *last = Arc::new(next);
+        }
+        news || is_first
+    });
+}
+
 async fn wait_for(due: Option<Instant>) {
     match due {
         Some(due) => sleep_until(due).await,
         None => std::future::pending().await,
     }
-}
-
-/// Labels that pods choose the node by.
-fn labels(nodes: &Option<Arc<Set<Node>>>) -> Option<BTreeMap<String, String>> {
-    nodes.as_ref()?.values().next()?.metadata.labels.clone()
 }
 
 /// Services that own pods see in their environment: those of their namespaces, and the API server's. With all of a large
@@ -129,8 +177,7 @@ fn wanted(pods: &Set<Pod>, objects: Objects, last: &Desired, keep: &impl Fn(&Pod
     for pod in pods.values() {
         let Some(uid) = pod.metadata.uid.clone().and_then(|uid| PodUid::try_from(uid).ok()) else { continue };
         let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-        let mirror =
-            pod.metadata.annotations.as_ref().is_some_and(|all| all.contains_key("kubernetes.io/config.mirror"));
+        let mirror = mirrored(pod).is_some();
         let ended = matches!(phase, Some("Succeeded" | "Failed"));
         if mirror || (ended && !last.pods.contains_key(&uid) && !keep(&uid)) {
             continue;
@@ -151,18 +198,29 @@ fn lean(pod: &Pod) -> Pod {
     pod
 }
 
-/// Takes new pods out for which something is not known yet, for a while.
-fn hold_back(next: &mut Desired, last: &Desired, held: &mut BTreeMap<PodUid, Instant>, has_all: impl Fn(&Pod) -> bool) {
+/// Takes new pods out for which something is not known yet, for a while. Before anything was published all pods are waited
+/// for: those that run already must not be told that what they refer to is missing. Says whether any is waited for.
+fn hold_back(
+    next: &mut Desired,
+    last: &Desired,
+    published: bool,
+    held: &mut BTreeMap<PodUid, Instant>,
+    has_all: impl Fn(&Pod) -> bool,
+) -> bool {
     let now = Instant::now();
-    let early = |uid: &PodUid, pod: &Pod, held: &mut BTreeMap<PodUid, Instant>| {
-        if last.pods.contains_key(uid) || has_all(pod) {
-            return false;
+    let runs = |uid: &PodUid| last.pods.contains_key(uid);
+    held.retain(|uid, _| next.pods.contains_key(uid));
+    for (uid, pod) in &next.pods {
+        match (published && runs(uid)) || has_all(pod) {
+            true => drop(held.remove(uid)),
+            false => drop(held.entry(uid.clone()).or_insert(now)),
         }
-        *held.entry(uid.clone()).or_insert(now) + PATIENCE > now
-    };
-    next.pods.retain(|uid, pod| !early(uid, pod, held));
-    // One whose patience is over is wanted, and one that went is held no more.
-    held.retain(|uid, since| !next.pods.contains_key(uid) && *since + PATIENCE > now);
+    }
+    // One whose patience is over is wanted, whatever it misses.
+    let early = |uid: &PodUid| held.get(uid).is_some_and(|since| *since + PATIENCE > now);
+    let waits = next.pods.keys().any(early);
+    next.pods.retain(|uid, _| !early(uid) || runs(uid));
+    waits
 }
 
 /// ConfigMaps and Secrets, each followed by its own name: a node may not see others. ClusterTrustBundles are everybody's.
@@ -317,6 +375,22 @@ mod tests {
     }
 
     #[test]
+    fn static_pods_and_those_of_a_former_run_are_there_before_the_api_server_answers() {
+        let all = wanted(
+            &pods(&[("a", json!({})), ("b", json!({}))]),
+            Objects::default(),
+            &Desired::default(),
+            &|_: &PodUid| false,
+        );
+        let (mut left, mut statics) = (all.pods.clone(), Desired::default());
+        statics.pods = left.split_off(&PodUid::try_from("u-b".to_owned()).unwrap());
+        let left = Desired { pods: left, ..Desired::default() };
+        assert_eq!(names(&with_statics(&left, &statics, false)), ["u-a", "u-b"]);
+        assert_eq!(names(&with_statics(&Desired::default(), &statics, false)), ["u-b"]);
+        assert!(names(&with_statics(&left, &statics, true)).is_empty(), "none of them is on the host's network");
+    }
+
+    #[test]
     fn our_own_status_is_no_new_wish() {
         let first = wanted(&pods(&[("a", json!({}))]), Objects::default(), &Desired::default(), &|_: &PodUid| false);
         let echoed = pods(&[("a", json!({"status": {"phase": "Running"}}))]);
@@ -332,13 +406,17 @@ mod tests {
         let all = wanted(&pods(&[("a", json!({}))]), Objects::default(), &Desired::default(), &|_: &PodUid| false);
         let mut held = BTreeMap::new();
         let mut next = all.clone();
-        hold_back(&mut next, &Desired::default(), &mut held, |_| false);
+        hold_back(&mut next, &Desired::default(), true, &mut held, |_| false);
         assert!(names(&next).is_empty() && held.len() == 1);
         let mut next = all.clone();
-        hold_back(&mut next, &Desired::default(), &mut held, |_| true);
+        hold_back(&mut next, &Desired::default(), true, &mut held, |_| true);
         assert_eq!((names(&next), held.len()), (vec!["u-a"], 0));
         let mut next = all.clone();
-        hold_back(&mut next, &all, &mut held, |_| false);
-        assert_eq!(names(&next), ["u-a"], "one that runs goes on");
+        hold_back(&mut next, &all, true, &mut held, |_| false);
+        assert_eq!((names(&next), held.len()), (vec!["u-a"], 0), "one that runs goes on");
+        hold_back(&mut next, &all, false, &mut held, |_| false);
+        assert_eq!((names(&next), held.len()), (vec!["u-a"], 1), "but is waited for at the start");
+        hold_back(&mut next, &all, false, &mut held, |_| true);
+        assert_eq!((names(&next), held.len()), (vec!["u-a"], 0));
     }
 }

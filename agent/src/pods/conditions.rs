@@ -6,12 +6,12 @@ use k8s_openapi::api::core::v1::{ContainerStatus, PodCondition};
 use super::plan;
 use super::roles::{self, Role};
 use super::status::{StatusInputs, has_good_sandbox, time};
-use crate::resources::resize;
+use crate::resources::{preemption, resize};
 
 /// What every pod has.
 const ALWAYS: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
 /// What is there while there is something to say.
-const SOMETIMES: [&str; 3] = ["PodResizePending", "PodResizeInProgress", "AllContainersRestarting"];
+const SOMETIMES: [&str; 4] = ["PodResizePending", "PodResizeInProgress", "AllContainersRestarting", "DisruptionTarget"];
 
 /// True or false, and why.
 struct Truth {
@@ -43,7 +43,7 @@ pub(super) fn all(
     let ready = ready(of, &containers);
     let truths =
         [Truth::plain(has_good_sandbox(of)), initialized(of, phase, init, regular), ready, containers, scheduled(of)];
-    let rest = [resize_pending(of, phase), resize_in_progress(of, phase), restarting_all(of, phase)];
+    let rest = [resize_pending(of, phase), resize_in_progress(of, phase), restarting_all(of, phase), disrupted(of)];
     let rest = SOMETIMES.into_iter().zip(rest).filter_map(|(kind, truth)| Some((kind, truth?)));
     let all = ALWAYS.into_iter().zip(truths).chain(rest);
     let mut out: Vec<_> = all.map(|(kind, truth)| condition(of, kind, truth, now)).collect();
@@ -97,6 +97,13 @@ fn restarting_all(of: &StatusInputs<'_>, phase: &str) -> Option<Truth> {
         }
         _ => Truth::plain(false),
     })
+}
+
+/// Other reasons for this condition are told by whoever deletes the pod.
+fn disrupted(of: &StatusInputs<'_>) -> Option<Truth> {
+    let verdict = of.inputs.life.end()?.verdict.as_ref()?;
+    let preempted = verdict.reason.as_deref() == Some(preemption::REASON);
+    preempted.then(|| Truth::because(true, "TerminationByKubelet", Some(preemption::DISRUPTION.to_owned())))
 }
 
 fn condition(of: &StatusInputs<'_>, kind: &str, truth: Truth, now: Timestamp) -> PodCondition {

@@ -14,7 +14,6 @@ use super::step::{Job, Progress, Step};
 use super::{containers, outcome, phase, resizing, restart_all, sandbox, stop};
 use crate::observe::Observed;
 use crate::probes::ProbeResults;
-use crate::resources::eviction;
 use crate::resources::resize::{self, Amounts, Pending};
 
 /// Everything that a decision depends on, besides the time.
@@ -152,8 +151,8 @@ fn ended(inputs: &Inputs<'_>, now: Timestamp) -> Option<Verdict> {
 }
 
 /// A pod that has used more than it may ends at once: a second is what the kubelet gives it.
-pub(super) fn evicted(message: String, now: Timestamp) -> Event {
-    let verdict = Verdict { succeeded: false, reason: Some(eviction::REASON.to_owned()), message: Some(message) };
+pub(super) fn evicted(reason: &str, message: String, now: Timestamp) -> Event {
+    let verdict = Verdict { succeeded: false, reason: Some(reason.to_owned()), message: Some(message) };
     let by = now.saturating_add(signed(Duration::from_secs(1))).unwrap_or(Timestamp::MAX);
     Event::Ended { verdict, by }
 }

@@ -22,7 +22,8 @@ use super::worker::{Ear, Worker};
 use crate::events::EventType;
 use crate::names::{ObjectName, PodUid};
 use crate::observe::{Observed, Waker};
-use crate::resources::admission::{self, NodeFacts, Rejection};
+use crate::resources::admission::{self, NodeFacts, Refusal, Rejection};
+use crate::resources::{eviction, preemption};
 use crate::sources::{self, Desired};
 
 /// What the API server takes and this node cannot do; manifests were looked at when they were read.
@@ -38,6 +39,17 @@ fn supported(pod: &Pod) -> Result<(), Rejection> {
 
 /// How soon pods that were refused are asked about again: what they lacked may have been given back.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
+
+/// How soon it is looked again whether there is room for a critical pod.
+const MAKING_ROOM: Duration = Duration::from_millis(100);
+
+/// Whether a pod may start.
+enum Room {
+    /// Now.
+    There,
+    /// When others have ended.
+    Comes,
+}
 
 /// The ears of all workers, for whoever hears of their pods.
 #[derive(Clone, Default)]
@@ -84,6 +96,8 @@ struct Entry {
     ending: bool,
     /// The node did not take it: it uses nothing.
     rejected: bool,
+    /// It ends so that a critical pod has room.
+    preempted: bool,
     task: Id,
 }
 
@@ -101,6 +115,8 @@ pub struct Registry {
     node: NodeFacts,
     /// Nothing is started any more.
     closed: bool,
+    /// Critical pods for which others make room.
+    awaiting: BTreeSet<PodUid>,
     waiting: Vec<(BTreeSet<PodUid>, oneshot::Sender<()>)>,
 }
 
@@ -122,6 +138,7 @@ impl Registry {
             held,
             node,
             closed: false,
+            awaiting: BTreeSet::new(),
             waiting: Vec::new(),
         }
     }
@@ -194,6 +211,10 @@ impl Registry {
                 }
                 Some(ended) = self.workers.join_next_with_id(), if !self.workers.is_empty() => self.ended(&ended),
                 () = tokio::time::sleep(ASK_AGAIN), if self.may_ask_again() => self.readmit(),
+                () = tokio::time::sleep(MAKING_ROOM), if !self.awaiting.is_empty() => {
+                    self.awaiting.clear();
+                    self.reconcile();
+                }
             }
         }
         while self.workers.join_next().await.is_some() {}
@@ -263,13 +284,51 @@ impl Registry {
         if let Some(labels) = &self.desired.node_labels {
             self.node.labels.clone_from(labels);
         }
-        match admission::admit(pod, &self.active(), &self.node).and_then(|()| supported(pod)) {
-            Ok(()) => self.start(uid, Arc::clone(pod), None),
+        self.node.taints.clone_from(&self.desired.node_taints);
+        match self.take(pod).and_then(|room| supported(pod).map(|()| room)) {
+            Ok(Room::There) => {
+                self.awaiting.remove(uid);
+                self.start(uid, Arc::clone(pod), None);
+            }
+            // Asked again until those that make room have ended.
+            Ok(Room::Comes) => drop(self.awaiting.insert(uid.clone())),
             Err(rejection) => {
+                self.awaiting.remove(uid);
                 self.tools.say(pod, EventType::Warning, &rejection.reason, &rejection.message);
                 self.start(uid, Arc::clone(pod), Some(rejected(pod, rejection)));
             }
         }
+    }
+
+    /// Whether there is room for the pod; others end to make some for a critical one.
+    fn take(&mut self, pod: &Arc<Pod>) -> Result<Room, Rejection> {
+        let refusal = match admission::consider(pod, &self.active(), &self.node) {
+            Ok(()) => return Ok(Room::There),
+            Err(refusal) if preemption::is_critical(pod) => refusal,
+            Err(refusal) => return Err(refusal.into()),
+        };
+        if let Refusal::No(rejection) = refusal {
+            return Err(rejection);
+        }
+        let preempted = |uid: &PodUid| self.pods.get(uid).is_some_and(|entry| entry.preempted);
+        let staying: Vec<_> = self.active_by_uid().into_iter().filter(|(uid, _)| !preempted(uid)).collect();
+        let others: Vec<&Pod> = staying.iter().map(|(_, pod)| pod.as_ref()).collect();
+        let shortages = match admission::consider(pod, &others, &self.node) {
+            Ok(()) => return Ok(Room::Comes),
+            Err(Refusal::No(rejection)) => return Err(rejection),
+            Err(Refusal::Short(shortages)) => shortages,
+        };
+        let go = preemption::victims(pod, &others, &shortages)
+            .map_err(|message| Rejection { reason: "UnexpectedAdmissionError".to_owned(), message })?;
+        let chosen = |pod: &Pod| go.iter().any(|victim| std::ptr::eq(*victim, pod));
+        let go: Vec<PodUid> = staying.iter().filter(|(_, pod)| chosen(pod)).map(|(uid, _)| uid.clone()).collect();
+        for uid in go {
+            info!(%uid, "a pod makes room for a critical one");
+            self.pods.get_mut(&uid).into_iter().for_each(|entry| entry.preempted = true);
+            self.ears
+                .with(|ears| ears.get(&uid).map(|ear| ear.evict(preemption::REASON, preemption::MESSAGE.to_owned())));
+        }
+        Ok(Room::Comes)
     }
 
     /// In a cluster a refused pod is its controller's to replace; on a node of its own nobody else would.
@@ -292,14 +351,20 @@ impl Registry {
 
     /// Pods that use what this node has: all but those that were refused or have ended.
     fn active(&self) -> Vec<&Pod> {
-        let views = self.tools.views.listen();
-        let views = views.borrow();
-        let ended = |uid: &PodUid| {
+        self.active_entries().map(|(_, entry)| entry.want.pod.as_ref()).collect()
+    }
+
+    fn active_by_uid(&self) -> Vec<(PodUid, Arc<Pod>)> {
+        self.active_entries().map(|(uid, entry)| (uid.clone(), Arc::clone(&entry.want.pod))).collect()
+    }
+
+    fn active_entries(&self) -> impl Iterator<Item = (&PodUid, &Entry)> {
+        let views = Arc::clone(&self.tools.views.listen().borrow());
+        let ended = move |uid: &PodUid| {
             let phase = views.get(uid).and_then(|view| view.status.phase.as_deref());
             matches!(phase, Some("Succeeded" | "Failed"))
         };
-        let active = self.pods.iter().filter(|(uid, entry)| !entry.rejected && !ended(uid));
-        active.map(|(_, entry)| entry.want.pod.as_ref()).collect()
+        self.pods.iter().filter(move |(uid, entry)| !entry.rejected && !ended(uid))
     }
 
     fn start(&mut self, uid: &PodUid, pod: Arc<Pod>, left: Option<Remembered>) {
@@ -312,7 +377,7 @@ impl Registry {
         let (worker, ear) = Worker::new(Arc::clone(&self.tools), uid.clone(), want.clone(), left);
         self.ears.with(|ears| ears.insert(uid.clone(), ear));
         let task = self.workers.spawn(worker.run(self.stop.clone())).id();
-        self.pods.insert(uid.clone(), Entry { name, want, ending, rejected, task });
+        self.pods.insert(uid.clone(), Entry { name, want, ending, rejected, preempted: false, task });
     }
 
     /// Ends a pod within its grace period and this time; one that is ending, sooner.
@@ -342,7 +407,7 @@ impl Registry {
                 return;
             }
             Ask::Evict(uid, message) => {
-                self.ears.with(|ears| ears.get(&uid).map(|ear| ear.evict(message)));
+                self.ears.with(|ears| ears.get(&uid).map(|ear| ear.evict(eviction::REASON, message)));
                 return;
             }
             Ask::Holds(uid, answer) => {

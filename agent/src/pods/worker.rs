@@ -34,7 +34,7 @@ use crate::names::PodUid;
 use crate::observe::{self, Observed};
 use crate::pods::messages;
 use crate::probes::ProbeResults;
-use crate::resources::eviction;
+use crate::resources::{eviction, preemption};
 use crate::view::PodView;
 
 /// How soon a failed look at the runtime is repeated.
@@ -46,8 +46,8 @@ pub(super) struct Ear {
     mailbox: Mutex<Mailbox>,
     wake: Notify,
     changed: AtomicBool,
-    /// Why the pod may not go on, until its worker has heard it.
-    evicted: Mutex<Option<String>>,
+    /// Why the pod may not go on, reason and message, until its worker has heard it.
+    evicted: Mutex<Option<(&'static str, String)>>,
 }
 
 impl Ear {
@@ -59,9 +59,9 @@ impl Ear {
         self.wake.notify_one();
     }
 
-    /// The pod has used more than it may.
-    pub(super) fn evict(&self, message: String) {
-        *self.evicted.lock().unwrap_or_else(PoisonError::into_inner) = Some(message);
+    /// The pod may not go on.
+    pub(super) fn evict(&self, reason: &'static str, message: String) {
+        *self.evicted.lock().unwrap_or_else(PoisonError::into_inner) = Some((reason, message));
         self.wake.notify_one();
     }
 
@@ -189,8 +189,8 @@ impl Worker {
             None => {}
         }
         let evicted = self.ear.evicted.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let (Some(message), Life::Running) = (evicted, &self.life) {
-            self.live(&plan::evicted(message, Timestamp::now()));
+        if let (Some((reason, message)), Life::Running) = (evicted, &self.life) {
+            self.live(&plan::evicted(reason, message, Timestamp::now()));
         }
     }
 
@@ -228,7 +228,8 @@ impl Worker {
         if let Event::Ended { verdict, .. } = event
             && let (Some(reason), Some(message)) = (&verdict.reason, &verdict.message)
         {
-            let kind = if reason == eviction::REASON { EventType::Warning } else { EventType::Normal };
+            let warns = [eviction::REASON, preemption::REASON].contains(&reason.as_str());
+            let kind = if warns { EventType::Warning } else { EventType::Normal };
             self.tools.say(&self.want.pod, kind, reason, message);
         }
         if matches!(life, Life::Stopped { .. }) {

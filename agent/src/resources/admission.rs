@@ -1,24 +1,28 @@
 //! Whether this node takes a pod at all: asked once, before anything of the pod is made. Pure.
 //!
 //! The kubelet's predicates with its reasons and messages (`pod-lifecycle.md`, section 5); only the first refusal is
-//! told. Preemption by critical pods is not here.
+//! told. Who makes room for a critical pod is in [`super::preemption`].
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Taint, Toleration};
 
+use super::preemption::is_critical;
 use super::qos::{self, Side};
+use crate::cluster::is_static;
 use crate::container::{init_containers, sysctls};
 use crate::fields::Allocatable;
 use crate::selectors::takes_node;
 
 /// What pods may use of this node, and what it is called.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct NodeFacts {
     /// The node's name.
     pub name: String,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// Its taints; of these only `NoExecute` matters to a pod that was given to it.
+    pub taints: Vec<Taint>,
     /// What pods may use; 0 where it is not known, and then not asked.
     pub allocatable: Allocatable,
     /// How many pods it takes.
@@ -44,7 +48,7 @@ impl NodeFacts {
             ("beta.kubernetes.io/arch", arch),
         ];
         let labels = labels.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-        Self { name: name.to_owned(), labels, allocatable, pods, allowed_sysctls: Vec::new() }
+        Self { name: name.to_owned(), labels, taints: Vec::new(), allocatable, pods, allowed_sysctls: Vec::new() }
     }
 }
 
@@ -68,17 +72,83 @@ impl Rejection {
     }
 }
 
+/// A resource that there is not enough of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shortage {
+    /// `cpu` (thousandths), `memory` and `ephemeral-storage` (bytes), `pods`.
+    pub resource: &'static str,
+    /// What the pod wants.
+    pub requested: u64,
+    /// What others have.
+    pub used: u64,
+    /// What the node has.
+    pub capacity: u64,
+}
+
+impl Shortage {
+    /// How much would have to be given back.
+    pub fn missing(&self) -> u64 {
+        self.requested.saturating_sub(self.capacity.saturating_sub(self.used))
+    }
+
+    fn rejection(&self) -> Rejection {
+        let Self { resource, requested, used, capacity } = self;
+        let message = format!(
+            "Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}"
+        );
+        Rejection::new(format!("OutOf{resource}"), message)
+    }
+}
+
+/// Why a pod does not fit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Nothing but resources are missing: for a critical pod others make room.
+    Short(Vec<Shortage>),
+    /// Anything else.
+    No(Rejection),
+}
+
+impl From<Refusal> for Rejection {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Short(shortages) => shortages
+                .first()
+                .map_or_else(|| Rejection::new("UnexpectedAdmissionError", "nothing is missing"), Shortage::rejection),
+            Refusal::No(rejection) => rejection,
+        }
+    }
+}
+
 /// Takes the pod beside `others`, those that are neither refused nor at their end.
 ///
 /// # Errors
 /// The first [`Rejection`].
 pub fn admit(pod: &Pod, others: &[&Pod], node: &NodeFacts) -> Result<(), Rejection> {
+    consider(pod, others, node).map_err(Rejection::from)
+}
+
+/// As [`admit`], for whoever can make room.
+///
+/// # Errors
+/// [`Refusal`].
+pub fn consider(pod: &Pod, others: &[&Pod], node: &NodeFacts) -> Result<(), Refusal> {
     let Some(spec) = pod.spec.as_ref() else { return Ok(()) };
     if let Some(why) = sysctls::forbidden(pod, &node.allowed_sysctls) {
-        return Err(Rejection::new("SysctlForbidden", why));
+        return Err(Refusal::No(Rejection::new("SysctlForbidden", why)));
     }
-    runs_this_os(pod, spec, node)?;
-    fits(pod, others, node)?;
+    runs_this_os(pod, spec, node).map_err(Refusal::No)?;
+    let shortages = shortages(pod, others, node);
+    match (shortages.first(), predicates(pod, spec, others, node)) {
+        (None, done) => done.map_err(Refusal::No),
+        (Some(_), Ok(())) => Err(Refusal::Short(shortages)),
+        // Room would not help a critical pod; of any other, what is missing is told first.
+        (Some(_), Err(other)) if is_critical(pod) => Err(Refusal::No(other)),
+        (Some(short), Err(_)) => Err(Refusal::No(short.rejection())),
+    }
+}
+
+fn predicates(pod: &Pod, spec: &PodSpec, others: &[&Pod], node: &NodeFacts) -> Result<(), Rejection> {
     if !matches_node(spec, node) {
         return Err(Rejection::predicate("NodeAffinity", "node(s) didn't match Pod's node affinity/selector"));
     }
@@ -88,7 +158,30 @@ pub fn admit(pod: &Pod, others: &[&Pod], node: &NodeFacts) -> Result<(), Rejecti
     if !ports_are_free(spec, others) {
         return Err(Rejection::predicate("NodePorts", "node(s) didn't have free ports for the requested pod ports"));
     }
+    // A static pod knows no node but this one.
+    if !is_static(pod) && !tolerates_all(spec, &node.taints) {
+        let why = "node(s) had taints that the pod didn't tolerate";
+        return Err(Rejection::predicate("TaintToleration", why));
+    }
     Ok(())
+}
+
+/// Taints that keep pods from being scheduled were the scheduler's to look at.
+fn tolerates_all(spec: &PodSpec, taints: &[Taint]) -> bool {
+    let tolerations = spec.tolerations.as_deref().unwrap_or_default();
+    let mut strict = taints.iter().filter(|taint| taint.effect == "NoExecute");
+    strict.all(|taint| tolerations.iter().any(|toleration| tolerates(toleration, taint)))
+}
+
+fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+    let text = |field: &Option<String>| field.clone().unwrap_or_default();
+    let (key, effect) = (text(&toleration.key), text(&toleration.effect));
+    let same_value = match toleration.operator.as_deref().unwrap_or_default() {
+        "Exists" => true,
+        "" | "Equal" => text(&toleration.value) == text(&taint.value),
+        _ => false,
+    };
+    (key.is_empty() || key == taint.key) && (effect.is_empty() || effect == taint.effect) && same_value
 }
 
 fn runs_this_os(pod: &Pod, spec: &PodSpec, node: &NodeFacts) -> Result<(), Rejection> {
@@ -106,31 +199,28 @@ fn runs_this_os(pod: &Pod, spec: &PodSpec, node: &NodeFacts) -> Result<(), Rejec
 
 /// Resources in the scheduler's order: pods, cpu, memory, ephemeral storage. Others are unknown here, and the kubelet
 /// asks nothing of what a node does not know.
-fn fits(pod: &Pod, others: &[&Pod], node: &NodeFacts) -> Result<(), Rejection> {
-    let short = |resource: &str, requested: u64, used: u64, capacity: u64| {
-        let message = format!(
-            "Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}"
-        );
-        Err(Rejection::new(format!("OutOf{resource}"), message))
-    };
-    let count = others.len() as u64;
-    if node.pods > 0 && count + 1 > node.pods {
-        return short("pods", 1, count, node.pods);
-    }
+fn shortages(pod: &Pod, others: &[&Pod], node: &NodeFacts) -> Vec<Shortage> {
     let Allocatable { cpu_millis, memory_bytes, ephemeral_storage_bytes } = node.allocatable;
-    let resources = [("cpu", cpu_millis), ("memory", memory_bytes), ("ephemeral-storage", ephemeral_storage_bytes)];
-    for (name, capacity) in resources {
-        let requested = requests(pod, name);
-        let used = others.iter().map(|other| requests(other, name)).fold(0, u64::saturating_add);
-        if capacity > 0 && requested > 0 && requested > capacity.saturating_sub(used) {
-            return short(name, requested, used, capacity);
-        }
-    }
-    Ok(())
+    let resources = [
+        ("pods", node.pods),
+        ("cpu", cpu_millis),
+        ("memory", memory_bytes),
+        ("ephemeral-storage", ephemeral_storage_bytes),
+    ];
+    let short = |(resource, capacity): (&'static str, u64)| {
+        let requested = requests(pod, resource);
+        let used = others.iter().map(|other| requests(other, resource)).fold(0, u64::saturating_add);
+        let short = Shortage { resource, requested, used, capacity };
+        (capacity > 0 && requested > 0 && short.missing() > 0).then_some(short)
+    };
+    resources.into_iter().filter_map(short).collect()
 }
 
-/// Thousandths of a cpu; whole units of everything else.
-fn requests(pod: &Pod, name: &str) -> u64 {
+/// Thousandths of a cpu; whole units of everything else. Each pod is one of `pods`.
+pub(super) fn requests(pod: &Pod, name: &str) -> u64 {
+    if name == "pods" {
+        return 1;
+    }
     let overhead = pod.spec.as_ref().and_then(|spec| qos::amount(spec.overhead.as_ref(), name));
     let amount = qos::of_pod(pod, Side::Requests, name) + overhead.unwrap_or_default();
     if name == "cpu" { amount.ceil_millis() } else { amount.ceil_units() }
@@ -264,6 +354,44 @@ mod tests {
             &[],
             expect!["PodOSNotSupported: Failed to admit pod as the OS field doesn't match node OS"],
         );
+    }
+
+    #[test]
+    fn only_taints_that_drive_pods_away_matter_and_not_to_static_ones() {
+        let taint = |effect: &str| Taint {
+            key: "k".into(),
+            value: Some("v".into()),
+            effect: effect.into(),
+            ..Taint::default()
+        };
+        let node = NodeFacts { taints: vec![taint("NoSchedule"), taint("NoExecute")], ..node() };
+        let verdict = |tolerations: Value| admit(&pod(on(json!({"tolerations": tolerations}))), &[], &node);
+        let refused = verdict(json!([])).unwrap_err();
+        assert_eq!(refused.reason, "TaintToleration");
+        assert_eq!(
+            refused.message,
+            "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate"
+        );
+        assert!(verdict(json!([{"key": "k", "value": "w"}])).is_err());
+        assert!(verdict(json!([{"key": "k", "operator": "Exists", "effect": "NoSchedule"}])).is_err());
+        for tolerated in [json!({"operator": "Exists"}), json!({"key": "k", "value": "v", "effect": "NoExecute"})] {
+            assert_eq!(verdict(json!([tolerated])), Ok(()));
+        }
+        let mut own = pod(on(json!({})));
+        own.metadata.annotations = Some([("kubernetes.io/config.source".to_owned(), "file".to_owned())].into());
+        assert_eq!(admit(&own, &[], &node), Ok(()));
+    }
+
+    #[test]
+    fn a_critical_pod_is_told_what_room_would_not_help() {
+        let elsewhere = |priority: i32| {
+            let mut spec = one(json!({"cpu": "3"}));
+            spec["nodeName"] = json!("n2");
+            spec["priority"] = json!(priority);
+            admit(&pod(spec), &[], &node()).unwrap_err().reason
+        };
+        assert_eq!((elsewhere(0).as_str(), elsewhere(2_000_000_000).as_str()), ("OutOfcpu", "NodeName"));
+        assert!(matches!(consider(&pod(one(json!({"cpu": "3"}))), &[], &node()), Err(Refusal::Short(_))));
     }
 
     #[test]

@@ -4,5 +4,6 @@ pub mod admission;
 pub mod cgroup_values;
 pub mod eviction;
 pub mod ledger;
+pub mod preemption;
 pub mod qos;
 pub mod resize;

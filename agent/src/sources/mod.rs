@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use k8s_openapi::api::certificates::v1beta1::ClusterTrustBundle;
-use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service, Taint};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::node::v1::RuntimeClass;
 
@@ -46,6 +46,8 @@ pub struct Desired {
     pub notes: Vec<ManifestNote>,
     /// Labels of this node as the cluster has them; `None` on its own, where it has those of every node.
     pub node_labels: Option<BTreeMap<String, String>>,
+    /// Taints of this node.
+    pub node_taints: Vec<Taint>,
 }
 
 /// Fills in a pod that this node makes itself, as if it came from a manifest.
@@ -82,6 +84,8 @@ pub struct Objects {
     pub endpoint_slices: BTreeMap<ObjectName, Arc<EndpointSlice>>,
     /// Grows when tokens of service accounts are due: volumes that hold them are brought up to date.
     pub renewals: u64,
+    /// Nobody has told yet what there is: volumes that a former run filled are used as they are.
+    pub as_left: bool,
 }
 
 /// What of a pod this node cannot do, or cannot make sense of: each field with what is wrong with it.

@@ -13,6 +13,7 @@ use tracing::{debug, warn};
 
 use super::decide::{Action, decide};
 use crate::api::{ApiError, Body, Client, Sets, path_of};
+use crate::cluster::mirrored;
 use crate::errors::chain;
 use crate::names::PodUid;
 use crate::node::Handle;
@@ -106,13 +107,17 @@ impl Writer {
         let Some(own) = own else { return };
         let mut there = BTreeMap::new();
         for pod in own.values() {
-            if let Some(uid) = pod.metadata.uid.clone().and_then(|uid| PodUid::try_from(uid).ok()) {
+            if let Some(uid) = local_uid(pod) {
                 there.insert(uid, pod);
             }
         }
         self.pods.retain(|uid, told| there.contains_key(uid) || told.busy);
         for (uid, pod) in there {
             let told = self.pods.entry(uid).or_default();
+            if told.api.as_ref().is_some_and(|known| known.metadata.uid != pod.metadata.uid) {
+                // Another mirror of the same pod: nothing was said to it yet.
+                told.sent = None;
+            }
             if told.api.as_ref().is_none_or(|known| version(known) <= version(pod)) {
                 told.api = Some(Arc::clone(pod));
             }
@@ -235,6 +240,15 @@ impl Told {
         };
         let old = fields(old);
         fields(new).iter().all(|(field, value)| old.get(field) == Some(value))
+    }
+}
+
+/// By which uid the pod is known here: a mirror by that of its static pod, whose status it shows. One that is being deleted is
+/// made anew and shows nothing.
+fn local_uid(pod: &Pod) -> Option<PodUid> {
+    match mirrored(pod) {
+        Some(uid) => pod.metadata.deletion_timestamp.is_none().then_some(uid),
+        None => PodUid::try_from(pod.metadata.uid.clone()?).ok(),
     }
 }
 

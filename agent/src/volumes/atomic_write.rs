@@ -71,6 +71,11 @@ fn beneath(dir: impl AsFd, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> 
     rustix::fs::openat2(dir, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
 }
 
+/// Whether a former call has written the volume.
+pub(super) fn is_written(dir: &Path) -> bool {
+    dir.join(DATA).exists()
+}
+
 /// The directory that `..data` names, if it is one of ours.
 fn current(root: &OwnedFd) -> Result<Option<String>, Errno> {
     let target = match rustix::fs::readlinkat(root, DATA, Vec::new()) {

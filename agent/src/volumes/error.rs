@@ -87,6 +87,9 @@ pub enum VolumeError {
 /// What is wrong with one volume.
 #[derive(Debug, thiserror::Error)]
 pub enum SetUpError {
+    /// What it holds comes from the API server, which has not answered since the agent began, and no former run left it.
+    #[error("what it holds is not known before the API server answers")]
+    NotToldYet,
     /// The object is not there.
     #[error("secret \"{}\" not found", .0.name)]
     SecretMissing(ObjectName),

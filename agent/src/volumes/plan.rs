@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Volume};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Volume, VolumeProjection};
 
 use super::attach::{Attach, Group, Source};
 use super::claims::Claim;
@@ -16,6 +16,10 @@ use super::{ImageVolume, SetUpError, VolumeError, config_map, downward_api, empt
 use crate::fields::Allocatable;
 use crate::names::ObjectName;
 use crate::sources::Objects;
+
+const CONFIG_MAP: &str = "kubernetes.io~configmap";
+const SECRET: &str = "kubernetes.io~secret";
+const PROJECTED: &str = "kubernetes.io~projected";
 
 /// One volume to be made.
 #[derive(Debug)]
@@ -41,6 +45,11 @@ pub(super) enum What {
     Image(ImageVolume),
     /// Whatever its claim is bound to.
     Claim(Claim),
+    /// Files whose source nobody has told yet: what a former run wrote.
+    Left {
+        plugin: &'static str,
+        on_tmpfs: bool,
+    },
     Files {
         plugin: &'static str,
         /// On tmpfs of this size; `None` is a plain directory.
@@ -160,6 +169,9 @@ fn what(
         let tmpfs = on_tmpfs.then(|| empty_dir::memory_size(None, spec, node));
         What::Files { plugin, tmpfs, payload, mount_points: mount_points(spec, &volume.name) }
     };
+    if let Some((plugin, on_tmpfs)) = of_api_objects(volume).filter(|_| objects.as_left) {
+        return Ok(What::Left { plugin, on_tmpfs });
+    }
     if let Some(source) = &volume.empty_dir {
         return Ok(What::EmptyDir(EmptyDir::of(source, spec, node)?));
     }
@@ -192,7 +204,7 @@ fn what(
             default_mode: source.default_mode,
             optional: source.optional == Some(true),
         };
-        return Ok(files("kubernetes.io~configmap", false, config_map::payload(&wanted, objects)?));
+        return Ok(files(CONFIG_MAP, false, config_map::payload(&wanted, objects)?));
     }
     if let Some(source) = &volume.secret {
         let wanted = secret::Wanted {
@@ -201,16 +213,27 @@ fn what(
             default_mode: source.default_mode,
             optional: source.optional == Some(true),
         };
-        return Ok(files("kubernetes.io~secret", true, secret::payload(&wanted, objects)?));
+        return Ok(files(SECRET, true, secret::payload(&wanted, objects)?));
     }
     if let Some(source) = &volume.downward_api {
         let payload = downward_api::payload(source.items.as_deref(), source.default_mode, pod, node)?;
         return Ok(files("kubernetes.io~downward-api", true, payload));
     }
     if let Some(source) = &volume.projected {
-        return Ok(files("kubernetes.io~projected", true, projected::payload(source, pod, objects, node, issued)?));
+        return Ok(files(PROJECTED, true, projected::payload(source, pod, objects, node, issued)?));
     }
     Err(SetUpError::Unsupported("this kind of volume is not supported on its own yet".to_owned()))
+}
+
+/// Plugin and place of a volume whose files come from objects of the API.
+fn of_api_objects(volume: &Volume) -> Option<(&'static str, bool)> {
+    let asks = |source: &VolumeProjection| source.downward_api.is_none();
+    let projected = volume.projected.as_ref().and_then(|projected| projected.sources.as_ref());
+    match (volume.config_map.is_some(), volume.secret.is_some()) {
+        (true, _) => Some((CONFIG_MAP, false)),
+        (_, true) => Some((SECRET, true)),
+        _ => projected.filter(|sources| sources.iter().any(asks)).map(|_| (PROJECTED, true)),
+    }
 }
 
 /// Where in `volume` other volumes of the same container are mounted, relative to its root.

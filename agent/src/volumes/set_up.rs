@@ -52,6 +52,14 @@ fn make(pod: &Path, planned: &Planned, mounts: &dyn Mounts) -> Result<MountedVol
         What::Claim(claim) => {
             Err(SetUpError::Claim { claim: claim.name.clone(), reason: "PVC is not bound".to_owned() })
         }
+        What::Left { plugin, on_tmpfs } => {
+            let dir = layout::volume(pod, plugin, name);
+            let there = !on_tmpfs || mounts.is_mounted(&dir).map_err(io("looking at", &dir))?;
+            if !there || !atomic_write::is_written(&dir) {
+                return Err(SetUpError::NotToldYet);
+            }
+            Ok(MountedVolume { host_path: dir, read_only: true, managed: true, image: None })
+        }
         What::Attach(attach) => {
             let host_path = attach.set_up(pod, planned.fs_group, mounts)?;
             Ok(MountedVolume { host_path, read_only: attach.read_only, managed: true, image: None })

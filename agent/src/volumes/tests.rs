@@ -157,6 +157,13 @@ fn secrets_are_in_memory_and_follow_their_object() {
         assert_eq!(missing.for_people(), "MountVolume.SetUp failed for volume \"s\" : secret \"login\" not found");
         assert_eq!(read("s", "pass"), "two", "what it held stays");
         assert_eq!(fixture.make(&spec, &objects("two")).await.unwrap(), mounted, "again is fine");
+        let untold = Objects { as_left: true, ..Objects::default() };
+        assert_eq!(fixture.make(&spec, &untold).await.unwrap(), mounted, "nobody has said that it changed");
+        fixture.volumes.refresh(&pod(&spec), &uid(), &untold, &NODE).await.unwrap();
+        assert_eq!(read("s", "pass"), "two");
+        let more = mounting(json!([{"name": "new", "configMap": {"name": "settings"}}]));
+        let error = fixture.make(&more, &untold).await.unwrap_err().for_people();
+        assert!(error.ends_with("what it holds is not known before the API server answers"), "{error}");
         assert_eq!(fixture.volumes.on_disk().await.unwrap(), [uid()]);
         fixture.end().await;
     });

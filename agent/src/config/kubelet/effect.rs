@@ -7,8 +7,6 @@ use super::file::File;
 /// Fields that would change something, and what is done instead. Fields that change nothing here by their nature (how a
 /// kubelet talks to its runtime, how often it looks for what is told to us) are not listed.
 const WITHOUT_EFFECT: &[(&str, &str)] = &[
-    ("staticPodPath", "static pods are not run in a cluster yet; `longshore run --pod-manifest-path` runs them"),
-    ("staticPodURL", "static pods are not run in a cluster yet; `longshore run --manifest-url` runs them"),
     ("podPidsLimit", "pods may have as many processes as the node"),
     ("cpuCFSQuota", "cpu limits are always enforced"),
     ("cpuCFSQuotaPeriod", "the period is 100ms"),
