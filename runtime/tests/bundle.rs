@@ -392,8 +392,9 @@ fn an_exec_finds_itself_in_the_container() {
     let script = "id; hostname; cat /proc/1/cmdline | tr '\\0' ' '; echo; ls /; mount | grep -c cgroup > /dev/null; \
                   grep -E '^Cap(Bnd|Eff)|^Seccomp:' /proc/self/status; cat /proc/self/oom_score_adj; exit 3";
     let command = ["sh", "-c", script].map(str::to_owned);
-    let request = ExecRequest { init_pid, command: &command, terminal: None };
-    let (code, text) = shim.exec(&launch::exec(&bundle.spec, &request, &facts).unwrap());
+    let alike = launch::beside(&bundle.spec, init_pid, &facts).unwrap();
+    let request = ExecRequest { command: &command, terminal: None };
+    let (code, text) = shim.exec(&launch::exec(&alike, &request).unwrap());
     assert_eq!(code, 3, "{text}");
     expect![[r#"
         uid=1000 gid=1000 groups=1000

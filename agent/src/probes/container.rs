@@ -129,11 +129,15 @@ impl Probed {
         new
     }
 
+    /// The instance that its probes look at; empty before the first one.
+    pub(super) fn id(&self) -> &str {
+        self.probes.values().next().map_or("", |(_, machine)| machine.id())
+    }
+
     pub(super) fn results(&self) -> ContainerResults {
         let of = |kind| self.probes.get(&kind).and_then(|(_, machine)| machine.result());
-        let id = self.probes.values().next().map(|(_, machine)| machine.id().to_owned());
         ContainerResults {
-            container_id: id.unwrap_or_default(),
+            container_id: self.id().to_owned(),
             startup: of(ProbeKind::Startup),
             readiness: of(ProbeKind::Readiness),
             liveness: of(ProbeKind::Liveness),

@@ -82,10 +82,15 @@ impl Tracked {
         self.containers.iter_mut().find(|probed| probed.container.name == container)
     }
 
-    /// After each change: tells what is different now, and remembers what is next. `counted` wakes whoever listens also
+    /// Remembers what is next.
+    fn plan(&mut self) {
+        self.next = self.containers.iter().filter_map(|probed| Some(probed.due()?.0)).min();
+    }
+
+    /// After a change: tells what is different now, and remembers what is next. `counted` wakes whoever listens also
     /// where no result is different: counters are to be saved.
     fn publish(&mut self, counted: bool) {
-        self.next = self.containers.iter().filter_map(|probed| Some(probed.due()?.0)).min();
+        self.plan();
         let containers = self.containers.iter().map(|probed| (probed.container.name.clone(), probed.results()));
         let now = ProbeResults { containers: containers.collect() };
         self.results.send_if_modified(|before| {
@@ -239,7 +244,7 @@ impl Probes {
                     jobs.extend(begin(uid, probed, kind, now));
                 }
             }
-            tracked.publish(false);
+            tracked.plan();
         }
         (jobs, pods.values().filter_map(|tracked| tracked.next).min())
     }
@@ -249,10 +254,13 @@ impl Probes {
         let mut pods = self.pods();
         let Some(tracked) = pods.get_mut(&uid) else { return };
         let Some(probed) = tracked.get(&attempt.container.name) else { return };
-        let still_runs = probed.results().container_id == attempt.id;
+        let still_runs = probed.id() == attempt.id;
         let sidecar = probed.sidecar;
-        let counted = probed.finished(kind, &attempt.id, found.outcome(), now());
-        tracked.publish(counted);
+        // Most attempts find what the one before found: then there is nothing to tell.
+        match probed.finished(kind, &attempt.id, found.outcome(), now()) {
+            true => tracked.publish(true),
+            false => tracked.plan(),
+        }
         if still_runs {
             self.shared.tell(&uid, &tracked.name, &attempt.container.name, sidecar, kind, &found);
         }

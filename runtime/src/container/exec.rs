@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use cri_proto::Kind;
 use nix::fcntl::OFlag;
+use shim::plan::Launch;
 use shim::wire::{Reply, Request};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -15,7 +16,7 @@ use tracing::{debug, warn};
 use super::Container;
 use crate::blocking::blocking;
 use crate::cgroups::CgroupPath;
-use crate::containers::{ExecRequest, LaunchFacts, launch};
+use crate::containers::{ExecRequest, LaunchError, LaunchFacts, launch};
 use crate::core::Core;
 use crate::error::{Doing, LifeError, chain};
 use crate::ids::ExecId;
@@ -105,24 +106,35 @@ async fn prepare(
     let running = container.running().ok_or_else(not_running)?;
     let (core, container, dir) = (core.clone(), container.clone(), sandbox.dir.exec(id));
     blocking(move || {
-        let path = container.dir.spec();
-        let text = read(&path, LARGEST_SPEC).doing(|| "reading its OCI spec".into())?;
-        let text = text.ok_or_else(|| LifeError::new(Kind::Internal, format!("{} is gone", path.display())))?;
-        let spec = serde_json::from_slice(&text).doing(|| "understanding its OCI spec".into())?;
-        let cgroup = CgroupPath::new(&container.record().cgroup).doing(|| "naming its cgroup".into())?;
-        let facts = LaunchFacts {
-            cgroups: core.cgroups.entry_files(&cgroup),
-            cgroup_binds: Vec::new(),
-            programs: &core.programs,
+        let alike = match container.beside.get() {
+            Some(alike) => alike,
+            None => {
+                let made = alike(&core, &container, running.pid)?;
+                container.beside.get_or_init(|| made)
+            }
         };
-        let request =
-            ExecRequest { init_pid: running.pid, command: &command.args, terminal: command.terminal.then_some((0, 0)) };
-        let launch = launch::exec(&spec, &request, &facts)
-            .map_err(|error| LifeError::new(Kind::InvalidArgument, chain(&error)))?;
+        let request = ExecRequest { command: &command.args, terminal: command.terminal.then_some((0, 0)) };
+        let launch = launch::exec(alike, &request).map_err(not_understood)?;
         make_dir(&dir).doing(|| "making its directory".into())?;
         replace(&dir.join("launch"), &launch.encode()).doing(|| "writing what to start".into())
     })
     .await
+}
+
+/// What every exec in a running container has alike. Blocks for one file.
+fn alike(core: &Core, container: &Container, init: i32) -> Result<Launch, LifeError> {
+    let path = container.dir.spec();
+    let text = read(&path, LARGEST_SPEC).doing(|| "reading its OCI spec".into())?;
+    let text = text.ok_or_else(|| LifeError::new(Kind::Internal, format!("{} is gone", path.display())))?;
+    let spec = serde_json::from_slice(&text).doing(|| "understanding its OCI spec".into())?;
+    let cgroup = CgroupPath::new(&container.record().cgroup).doing(|| "naming its cgroup".into())?;
+    let cgroups = core.cgroups.entry_files(&cgroup);
+    let facts = LaunchFacts { cgroups, cgroup_binds: Vec::new(), programs: &core.programs };
+    launch::beside(&spec, init, &facts).map_err(not_understood)
+}
+
+fn not_understood(error: LaunchError) -> LifeError {
+    LifeError::new(Kind::InvalidArgument, chain(&error))
 }
 
 async fn clean(sandbox: &Sandbox, id: &ExecId) {

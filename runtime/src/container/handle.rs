@@ -1,7 +1,7 @@
 //! One container in memory.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use cri_proto::v1;
@@ -49,6 +49,9 @@ pub(crate) struct Container {
     pub changes: tokio::sync::Mutex<()>,
     config: Mutex<Arc<v1::ContainerConfig>>,
     record: watch::Sender<ContainerRecord>,
+    /// What every exec has alike, from the first one on: reading the spec costs more than all the rest of an exec, and
+    /// a probe asks every few seconds. A container is started once, so nothing of it changes.
+    pub(super) beside: OnceLock<shim::plan::Launch>,
 }
 
 impl Container {
@@ -68,6 +71,7 @@ impl Container {
             changes: tokio::sync::Mutex::default(),
             config: Mutex::new(Arc::new(config)),
             record: watch::Sender::new(record),
+            beside: OnceLock::new(),
         }
     }
 

@@ -28,8 +28,6 @@ pub struct LaunchFacts<'a> {
 /// A process to start beside a container's init.
 #[derive(Clone, Copy, Debug)]
 pub struct ExecRequest<'a> {
-    /// Pid of the container's init, whose namespaces are joined.
-    pub init_pid: i32,
     /// Program and arguments.
     pub command: &'a [String],
     /// A terminal of this many columns and rows (0, 0: not known) instead of pipes.
@@ -86,29 +84,38 @@ pub fn container(spec: &Spec, facts: &LaunchFacts<'_>) -> Result<plan::Launch, L
     Ok(launch)
 }
 
-/// The launch of a process in a running container: as confined as its init.
+/// What every process beside the init of pid `init` has alike: as confined as the init, and in its namespaces.
 ///
 /// # Errors
 /// [`LaunchError`].
-pub fn exec(spec: &Spec, request: &ExecRequest<'_>, facts: &LaunchFacts<'_>) -> Result<plan::Launch, LaunchError> {
+pub fn beside(spec: &Spec, init: i32, facts: &LaunchFacts<'_>) -> Result<plan::Launch, LaunchError> {
     let (process, linux) = parts(spec)?;
     let mut launch = common(process, linux, facts)?;
+    let kinds: Vec<Kind> = linux.namespaces().iter().flatten().map(|namespace| namespace.typ()).collect();
+    if kinds.contains(&Kind::User) {
+        launch.users = Some(users(linux, PathBuf::from(format!("/proc/{init}/ns/user")))?);
+    }
+    // The mount namespace comes last: the others are found through the host's procfs.
+    for (kind, name) in EXEC_ORDER.iter().filter(|(kind, _)| kinds.contains(kind)) {
+        let path = PathBuf::from(format!("/proc/{init}/ns/{name}"));
+        launch.join.push(plan::JoinNamespace { kind: flag(*kind)?, path });
+    }
+    Ok(launch)
+}
+
+/// The launch of one process, of what all of its container have alike.
+///
+/// # Errors
+/// [`LaunchError`].
+pub fn exec(alike: &plan::Launch, request: &ExecRequest<'_>) -> Result<plan::Launch, LaunchError> {
     if request.command.first().is_none_or(String::is_empty) {
         return Err(LaunchError::Missing("command"));
     }
+    let mut launch = alike.clone();
     launch.args = c_strings(request.command.iter(), "the command")?;
     launch.terminal = request.terminal;
     if request.terminal.is_some() && !launch.env.iter().any(|variable| variable.as_bytes().starts_with(b"TERM=")) {
         launch.env.push(c"TERM=xterm".to_owned());
-    }
-    let kinds: Vec<Kind> = linux.namespaces().iter().flatten().map(|namespace| namespace.typ()).collect();
-    if kinds.contains(&Kind::User) {
-        launch.users = Some(users(linux, PathBuf::from(format!("/proc/{}/ns/user", request.init_pid)))?);
-    }
-    // The mount namespace comes last: the others are found through the host's procfs.
-    for (kind, name) in EXEC_ORDER.iter().filter(|(kind, _)| kinds.contains(kind)) {
-        let path = PathBuf::from(format!("/proc/{}/ns/{name}", request.init_pid));
-        launch.join.push(plan::JoinNamespace { kind: flag(*kind)?, path });
     }
     Ok(launch)
 }

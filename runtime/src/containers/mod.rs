@@ -3,7 +3,7 @@
 //! ```text
 //! ContainerConfig + image + sandbox + host facts --spec::build--> OCI spec (config.json of the bundle)
 //! OCI spec + cgroup files --launch::container--> shim::plan::Launch, for the container's init
-//! OCI spec + exec request --launch::exec-------> shim::plan::Launch, for a process beside it
+//! OCI spec --launch::beside + exec request --launch::exec--> shim::plan::Launch, for a process beside it
 //! ```
 //!
 //! Both steps are pure: what they need to know of the machine is handed in ([`HostFacts`], [`DeviceFacts`]).

@@ -156,10 +156,11 @@ fn a_container_becomes_numbers_and_masks() {
 fn an_exec_is_as_confined_as_the_container_and_joins_all_it_has() {
     let programs = Programs::default();
     let command = ["ps".to_owned()];
-    let request = ExecRequest { init_pid: 77, command: &command, terminal: Some((80, 25)) };
+    let request = ExecRequest { command: &command, terminal: Some((80, 25)) };
     let spec = spec(|_| {});
     let init = container(&spec, &facts(&programs)).unwrap();
-    let launch = exec(&spec, &request, &facts(&programs)).unwrap();
+    let alike = beside(&spec, 77, &facts(&programs)).unwrap();
+    let launch = exec(&alike, &request).unwrap();
     assert_eq!(
         (launch.seccomp.clone(), launch.capabilities, launch.user.clone()),
         (init.seccomp, init.capabilities, init.user)
@@ -243,7 +244,7 @@ fn an_exec_is_as_confined_as_the_container_and_joins_all_it_has() {
     "#]]
     .assert_eq(&text(launch));
     let empty = ExecRequest { command: &[], ..request };
-    assert!(matches!(exec(&spec, &empty, &facts(&programs)), Err(LaunchError::Missing("command"))));
+    assert!(matches!(exec(&alike, &empty), Err(LaunchError::Missing("command"))));
 }
 
 #[test]
@@ -311,6 +312,5 @@ fn a_pods_user_namespace_is_entered_on_its_own_way_by_the_container_and_by_every
     let root = launch.root.unwrap();
     let cgroup = root.mounts.iter().find(|mount| mount.target == Path::new("/sys/fs/cgroup")).unwrap();
     assert_eq!(cgroup.fstype, c"tmpfs".to_owned(), "the kernel would not show the host's without what lies on it");
-    let request = ExecRequest { init_pid: 7, command: &["sh".to_owned()], terminal: None };
-    assert_eq!(exec(&spec, &request, &facts(&programs)).unwrap().users, want("/proc/7/ns/user"));
+    assert_eq!(beside(&spec, 7, &facts(&programs)).unwrap().users, want("/proc/7/ns/user"));
 }
