@@ -89,6 +89,7 @@ fn explain_tells_what_was_tried_and_what_is_awaited() -> Result<()> {
     agent.wait_for_pod("fine", SOON, runs)?;
     let text = agent.print(&["explain", "fine"])?;
     ensure!(text.contains("found the pod as a former run left it"), "{text}");
+    ensure!(text.contains("start of main") && text.contains("wanted since"), "what the former run tried: {text}");
     agent.remove("inits.yaml")?;
     agent.interrupt(Duration::from_secs(60))
 }

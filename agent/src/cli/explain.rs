@@ -64,7 +64,9 @@ fn head(told: &Explanation, now: Timestamp) -> Vec<String> {
     out.extend(told.why.as_deref().map(|why| format!("  {}", plain(why))));
     let ago = |at: Timestamp| format!("{} ({} ago)", at.strftime("%Y-%m-%d %H:%M:%S"), human(since(at, now)));
     let begun = if told.adopted {
-        format!("  the agent started at {} and found the pod as a former run left it", ago(told.agent_started))
+        let since = told.since.strftime("%Y-%m-%d %H:%M:%S");
+        let started = ago(told.agent_started);
+        format!("  wanted since {since}; the agent started at {started} and found the pod as a former run left it")
     } else {
         format!("  wanted since {}; the agent started at {}", ago(told.since), ago(told.agent_started))
     };
@@ -122,7 +124,7 @@ struct Axis {
 impl Axis {
     fn of(told: &Explanation, now: Timestamp) -> Self {
         let from = told.since;
-        let started = told.started_in_ms.filter(|_| !told.adopted).and_then(|ms| {
+        let started = told.started_in_ms.and_then(|ms| {
             // A start takes a moment to be seen: the last step of it may end a little later.
             let length = jiff::SignedDuration::from_millis(i64::try_from(ms).ok()?);
             from.checked_add(length).ok()
@@ -238,11 +240,11 @@ mod tests {
     #[test]
     fn a_pod_of_a_former_run_says_so() {
         check(
-            json!({"adopted": true, "steps": []}),
+            json!({"adopted": true, "agent_started": "2026-01-01T12:00:05Z", "steps": []}),
             false,
             expect![[r#"
                 pod default/web  ImagePullBackOff  ready 0/1, 0 restarts
-                  the agent started at 2026-01-01 11:00:00 (60m ago) and found the pod as a former run left it"#]],
+                  wanted since 2026-01-01 12:00:00; the agent started at 2026-01-01 12:00:05 (10s ago) and found the pod as a former run left it"#]],
         );
     }
 }

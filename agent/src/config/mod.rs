@@ -126,6 +126,8 @@ pub struct Timing {
     pub pull_max: Duration,
     /// Delay after any other failed step; up to half of it is added at random.
     pub retry: Duration,
+    /// How soon a resize that was put off is looked at again, although no pod has given anything back.
+    pub reconsider: Duration,
     /// How often a pod is listed anew although nothing was heard of it: it repairs lost events.
     pub relist: Duration,
     /// How long the runtime may take for an ordinary call.
@@ -140,6 +142,7 @@ impl Default for Timing {
             pull_first: Duration::from_secs(10),
             pull_max: Duration::from_secs(300),
             retry: Duration::from_secs(10),
+            reconsider: Duration::from_secs(10),
             relist: Duration::from_secs(10),
             request: Duration::from_secs(120),
         }

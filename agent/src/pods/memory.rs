@@ -14,6 +14,7 @@ use super::life::Life;
 use super::plan::Kept;
 use crate::names::PodUid;
 use crate::probes::SavedProbes;
+use crate::timeline::Past;
 
 const FILE: &str = "longshore.json";
 /// A pod is at most 1.5 MiB in an API server, a status not much more.
@@ -35,6 +36,8 @@ pub struct Remembered {
     pub started_in_ms: Option<u64>,
     /// Counters of its probes.
     pub probes: Option<SavedProbes>,
+    /// What was tried for it.
+    pub steps: Past,
 }
 
 /// The same on its way to the disk: pods are large, and copied only when they change.
@@ -47,6 +50,14 @@ pub(super) struct Note {
     pub(super) status: Option<PodStatus>,
     pub(super) started_in_ms: Option<u64>,
     pub(super) probes: Option<SavedProbes>,
+}
+
+/// What a file holds. Steps alone are no reason to write one: they come along with what they change.
+#[derive(Serialize)]
+struct File<'a> {
+    #[serde(flatten)]
+    note: &'a Note,
+    steps: &'a Past,
 }
 
 fn inner<S: serde::Serializer>(pod: &Arc<Pod>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -86,12 +97,12 @@ impl Memory {
     ///
     /// # Errors
     /// The disk's.
-    pub(super) fn save(&self, uid: &PodUid, pod: &Note) -> Result<(), MemoryError> {
+    pub(super) fn save(&self, uid: &PodUid, note: &Note, steps: &Past) -> Result<(), MemoryError> {
         let path = self.dir(uid).join(FILE);
-        self.write(&path, pod).map_err(|source| MemoryError { what: "writing", path, source })
+        self.write(&path, &File { note, steps }).map_err(|source| MemoryError { what: "writing", path, source })
     }
 
-    fn write(&self, path: &Path, pod: &Note) -> io::Result<()> {
+    fn write(&self, path: &Path, pod: &File<'_>) -> io::Result<()> {
         let text = serde_json::to_vec(pod)?;
         let next = path.with_extension("json.next");
         // Manifests may hold passwords in plain variables: nobody else reads this.
@@ -149,6 +160,7 @@ mod tests {
     use super::*;
     use crate::container::testing::pod;
     use crate::pods::life::End;
+    use crate::timeline::Timeline;
 
     #[test]
     fn a_pod_is_remembered_as_it_was() {
@@ -163,6 +175,7 @@ mod tests {
                 deadline: Timestamp::new(1_700_000_000, 123_456_789).unwrap(),
             },
             started_in_ms: Some(17),
+            steps: Timeline::new(Timestamp::UNIX_EPOCH, false).past(),
             ..Remembered::default()
         };
         let note = Note {
@@ -173,8 +186,8 @@ mod tests {
             started_in_ms: left.started_in_ms,
             probes: left.probes.clone(),
         };
-        memory.save(&uid, &note).unwrap();
-        memory.save(&uid, &note).unwrap();
+        memory.save(&uid, &note, &Past::default()).unwrap();
+        memory.save(&uid, &note, &left.steps).unwrap();
         assert_eq!(memory.load_all().unwrap(), [(uid, left)]);
     }
 

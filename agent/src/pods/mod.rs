@@ -14,6 +14,7 @@ mod conditions;
 mod container_status;
 mod containers;
 mod execute;
+mod generation;
 pub mod held;
 pub mod life;
 pub mod mailbox;

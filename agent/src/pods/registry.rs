@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use super::backoff::signed;
+use super::generation;
 use super::held::{Held, HeldPods};
 use super::life::{End, Life, Verdict};
 use super::mailbox::{Want, Wish};
@@ -159,7 +160,7 @@ impl Registry {
         self.desired = Arc::clone(&desired);
         for (uid, left) in left {
             let wanted = desired.pods.get(&uid).cloned();
-            let pod = wanted.clone().unwrap_or_else(|| Arc::new(left.pod.clone()));
+            let pod = wanted.as_ref().map_or_else(|| Arc::new(left.pod.clone()), |pod| self.numbered(pod, &left.pod));
             if pod.metadata.uid.as_deref() != Some(uid.as_str()) {
                 continue;
             }
@@ -257,7 +258,19 @@ impl Registry {
         self.end(uid, grace(pod, Timestamp::now()));
     }
 
+    /// In a cluster the API server counts the changes of a spec.
+    fn numbered(&self, wanted: &Arc<Pod>, former: &Pod) -> Arc<Pod> {
+        match self.tools.config.dns.in_cluster {
+            true => Arc::clone(wanted),
+            false => generation::numbered(wanted, former),
+        }
+    }
+
     fn want(&mut self, uid: &PodUid, pod: &Arc<Pod>) {
+        let pod = match self.pods.get(uid) {
+            Some(entry) => &self.numbered(pod, &entry.want.pod),
+            None => pod,
+        };
         let want = Want { pod: Arc::clone(pod), within: Arc::clone(&self.desired), generation: self.generation };
         match self.pods.get_mut(uid) {
             // It comes back once it is gone.

@@ -208,6 +208,7 @@ pub fn pending(pod: &Pod, started: Timestamp) -> PodStatus {
         phase: Some("Pending".to_owned()),
         start_time: Some(time(started)),
         qos_class: Some(qos::class(pod).as_str().to_owned()),
+        observed_generation: pod.metadata.generation,
         ..Default::default()
     }
 }

@@ -86,6 +86,8 @@ pub(super) struct Worker {
     desired: Arc<Pod>,
     /// When a resize that was put off is looked at again.
     reconsider: Timestamp,
+    /// Other pods gave something back.
+    freed: watch::Receiver<()>,
     life: Life,
     kept: Kept,
     progress: Progress,
@@ -118,14 +120,15 @@ impl Worker {
     /// A worker for a pod that is wanted, or was when the agent ended: then with what was remembered of it.
     pub(super) fn new(tools: Arc<Tools>, uid: PodUid, want: Want, left: Option<Remembered>) -> (Self, Arc<Ear>) {
         let ear = Arc::new(Ear::default());
-        tools.timelines.open(&uid, left.as_ref().is_some_and(|left| left.status.is_some()));
-        let left = left.unwrap_or_default();
+        let mut left = left.unwrap_or_default();
+        tools.timelines.open(&uid, left.status.is_some().then(|| std::mem::take(&mut left.steps)));
         let results = tools.probes.track(&want.pod, &uid, left.probes.clone());
         let mut kept = left.kept;
         kept.started.get_or_insert_with(Timestamp::now);
         let mut worker = Self {
             desired: Arc::clone(&want.pod),
             reconsider: Timestamp::MIN,
+            freed: tools.ledger.listen(),
             told: Told::new(),
             results,
             tools,
@@ -295,12 +298,9 @@ impl Worker {
         while let Some(event) = plan::judge(&self.inputs(&probes), now) {
             self.live(&event);
         }
-        let put_off = self.kept.pending.as_ref().is_some_and(|pending| !pending.infeasible);
-        if put_off && now >= self.reconsider {
-            self.allocate();
-        }
+        self.ask_again(now);
         let mut plan = plan::plan(&self.inputs(&probes), now);
-        if put_off {
+        if self.is_put_off() {
             plan.wake(self.reconsider);
         }
         self.book(&plan, now);
@@ -375,7 +375,8 @@ impl Worker {
             return true;
         }
         let (memory, uid, copy) = (self.tools.memory.clone(), self.uid.clone(), note.clone());
-        match tokio::task::spawn_blocking(move || memory.save(&uid, &copy)).await {
+        let steps = self.tools.timelines.past(&uid);
+        match tokio::task::spawn_blocking(move || memory.save(&uid, &copy, &steps)).await {
             Ok(Ok(())) => {
                 self.noted = Some(note);
                 true

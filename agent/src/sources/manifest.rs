@@ -310,6 +310,7 @@ impl Place<'_> {
         defaults::pod(&mut pod, self.node);
         self.checked(root, validate::pod(&pod))?;
         pod.metadata.uid = Some(uid.to_string());
+        pod.metadata.generation = (self.origin == Origin::Manifests).then_some(1);
         let annotations = pod.metadata.annotations.get_or_insert_default();
         annotations.insert("kubernetes.io/config.hash".to_owned(), uid.to_string());
         annotations.insert("kubernetes.io/config.source".to_owned(), self.origin.word().to_owned());

@@ -53,6 +53,7 @@ pub struct Desired {
 /// Fills in a pod that this node makes itself, as if it came from a manifest.
 pub(crate) fn complete(pod: &mut Pod, node: &str) {
     defaults::pod(pod, node);
+    pod.metadata.generation = Some(1);
 }
 
 /// What one file's text wants.

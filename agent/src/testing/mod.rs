@@ -35,10 +35,17 @@ pub(crate) struct Stage {
     pub(crate) wanted: watch::Sender<Arc<Desired>>,
     pub(crate) recorder: Recorder,
     pub(crate) node: Option<Node>,
+    /// What the node has; nothing is asked where that is not known.
+    pub(crate) room: Allocatable,
 }
 
 impl Stage {
     pub(crate) async fn new(pods: Vec<Pod>) -> Self {
+        Self::with_room(Allocatable::default(), pods).await
+    }
+
+    /// A node that has no more than this.
+    pub(crate) async fn with_room(room: Allocatable, pods: Vec<Pod>) -> Self {
         let dir = Arc::new(tempfile::tempdir().expect("a directory"));
         let mut stage = Self {
             runtime: Arc::new(FakeRuntime::default()),
@@ -48,6 +55,7 @@ impl Stage {
             wanted: watch::Sender::new(Arc::new(desired(pods))),
             recorder: Recorder::default(),
             node: None,
+            room,
         };
         stage.begin().await;
         stage
@@ -62,7 +70,7 @@ impl Stage {
             cgroup_facts: cgroup_values::Node { v2: true, swap: false, memory: 8 << 30 },
             probes: Arc::clone(&self.probes) as _,
             hooks: Arc::new(NoHttp),
-            allocatable: Allocatable::default(),
+            allocatable: self.room,
         };
         let config = config(self.dir.path());
         let built = Node::join(config, seams, self.wanted.subscribe(), self.recorder.clone()).await;
@@ -136,6 +144,8 @@ fn config(dir: &Path) -> Config {
     config.timing.pull_first = Duration::from_millis(50);
     config.timing.pull_max = Duration::from_millis(200);
     config.timing.retry = Duration::from_millis(50);
+    // Whoever waits for room is told.
+    config.timing.reconsider = Duration::from_secs(3_600);
     config
 }
 

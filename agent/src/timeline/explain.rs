@@ -27,11 +27,11 @@ pub struct Explanation {
     pub why: Option<String>,
     /// Restarts of all containers.
     pub restarts: i64,
-    /// When this run of the agent began: nothing before that is in `steps`.
+    /// When this run of the agent began.
     pub agent_started: Timestamp,
-    /// When this run of the agent began with the pod.
+    /// When the agent began with the pod; this run of it, where nothing is known of a former one.
     pub since: Timestamp,
-    /// The pod was left by a former run of the agent, which ran its start.
+    /// The pod was left by a former run of the agent.
     pub adopted: bool,
     /// From wanted to all containers running, milliseconds.
     pub started_in_ms: Option<u64>,

@@ -1,7 +1,8 @@
-//! What was tried for each pod, when, how long it took and how it came out: bounded, in memory, for `longshore explain`.
+//! What was tried for each pod, when, how long it took and how it came out: bounded, for `longshore explain`.
 //!
 //! [`Timeline`] is plain data; [`explain`] joins one with a pod's view and its events. `pods` tells what begins and ends,
-//! and after each plan what is awaited. A restart of the agent begins a new timeline and says so.
+//! and after each plan what is awaited. What it tried is written down with whatever else is remembered of a pod: the next run of
+//! the agent goes on with it, but for what was tried in the last moment before a kill.
 
 mod explain;
 #[cfg(test)]
@@ -121,10 +122,22 @@ impl Wait {
     }
 }
 
+/// What of a timeline outlives the agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Past {
+    /// When the pod was first wanted.
+    pub since: Option<Timestamp>,
+    /// What was tried, oldest first.
+    pub entries: VecDeque<Entry>,
+    /// How many between the first and the last were forgotten.
+    pub forgotten: u64,
+}
+
 /// One pod's steps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timeline {
-    /// When this run of the agent began with the pod.
+    /// When the agent began with the pod; this run of it, where nothing is known of a former one.
     pub since: Timestamp,
     /// The pod was left by a former run of the agent.
     pub adopted: bool,
@@ -140,6 +153,20 @@ impl Timeline {
     /// Nothing was tried yet.
     pub fn new(since: Timestamp, adopted: bool) -> Self {
         Self { since, adopted, entries: VecDeque::new(), forgotten: 0, waits: Vec::new() }
+    }
+
+    /// Goes on with what a former run of the agent knew. What was under way then was cut off, at the latest now.
+    pub fn adopt(past: Past, now: Timestamp) -> Self {
+        let Past { since, mut entries, forgotten } = past;
+        for open in entries.iter_mut().filter(|entry| entry.outcome.is_none()) {
+            (open.outcome, open.ended) = (Some(Outcome::CutOff), Some(now));
+        }
+        Self { entries, forgotten, ..Self::new(since.unwrap_or(now), true) }
+    }
+
+    /// What should outlive the agent.
+    pub fn past(&self) -> Past {
+        Past { since: Some(self.since), entries: self.entries.clone(), forgotten: self.forgotten }
     }
 
     /// A step begins. `key` tells jobs apart: the former one of the same key is over.
@@ -196,12 +223,18 @@ impl Default for Timelines {
 }
 
 impl Timelines {
-    /// Begins a pod's timeline, unless it has one.
-    pub fn open(&self, uid: &PodUid, adopted: bool) {
+    /// Begins a pod's timeline, unless it has one; with what a former run of the agent left of it.
+    pub fn open(&self, uid: &PodUid, left: Option<Past>) {
         let now = Timestamp::now();
+        let begin = || left.map_or_else(|| Timeline::new(now, false), |past| Timeline::adopt(past, now));
         self.with(|pods| {
-            pods.entry(uid.clone()).or_insert_with(|| Timeline::new(now, adopted));
+            pods.entry(uid.clone()).or_insert_with(begin);
         });
+    }
+
+    /// What should outlive the agent.
+    pub fn past(&self, uid: &PodUid) -> Past {
+        self.with(|pods| pods.get(uid).map(Timeline::past).unwrap_or_default())
     }
 
     /// See [`Timeline::begin`].

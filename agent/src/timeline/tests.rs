@@ -71,3 +71,17 @@ fn a_long_message_is_cut_between_characters() {
     let Outcome::Failed { message, .. } = Outcome::failed("X", "é".repeat(2_000)) else { panic!("no failure") };
     assert!(message.len() <= LONGEST + '…'.len_utf8() && message.ends_with("é…"));
 }
+
+#[test]
+fn another_run_of_the_agent_goes_on_with_what_the_last_one_tried() {
+    let mut timeline = Timeline::new(at(0), false);
+    timeline.begin("sandbox".into(), Work::Sandbox, None, at(1));
+    timeline.end("sandbox", Outcome::Done, at(2));
+    timeline.begin("start".into(), Work::Container, Some("c".into()), at(3));
+    let written = serde_json::to_string(&timeline.past()).unwrap();
+    let mut next = Timeline::adopt(serde_json::from_str(&written).unwrap(), at(9));
+    assert!(next.adopted && next.since == at(0));
+    next.begin("start".into(), Work::Container, Some("c".into()), at(10));
+    assert_eq!(shown(&next), ["Sandbox - 1..1 x1 done", "Container c 3..3 x1 cut off", "Container c 10..10 x1 open"]);
+    assert_eq!(Timeline::adopt(Past::default(), at(9)), Timeline::new(at(9), true), "an older version's file");
+}

@@ -195,13 +195,8 @@ fn line(step: &Step) -> String {
 fn shown(status: &PodStatus) -> String {
     let text = |field: &Option<String>| field.clone().unwrap_or_else(|| "-".to_owned());
     let mut out = format!("{} {} {}\n", text(&status.phase), text(&status.reason), text(&status.pod_ip));
-    for condition in status.conditions.iter().flatten() {
-        let why = match (&condition.reason, &condition.message) {
-            (Some(reason), Some(message)) => format!(" {reason}: {message}"),
-            (Some(reason), None) => format!(" {reason}"),
-            _ => String::new(),
-        };
-        out.push_str(&format!("{}={}{why}\n", condition.type_, condition.status));
+    for (truth, kinds) in conditions(status) {
+        out.push_str(&format!("{}: {}\n", truth, kinds.join(" ")));
     }
     let all = status.init_container_statuses.iter().chain(&status.container_statuses);
     for container in all.chain(&status.ephemeral_container_statuses).flatten() {
@@ -217,6 +212,20 @@ fn shown(status: &PodStatus) -> String {
         ));
     }
     out
+}
+
+/// The conditions, those of the same truth side by side together.
+fn conditions(status: &PodStatus) -> Vec<(String, Vec<&str>)> {
+    let mut all = Vec::<(String, Vec<&str>)>::new();
+    for condition in status.conditions.iter().flatten() {
+        let why = [&condition.reason, &condition.message].into_iter().flatten().cloned().collect::<Vec<_>>().join(", ");
+        let truth = if why.is_empty() { condition.status.clone() } else { format!("{} ({why})", condition.status) };
+        match all.last_mut() {
+            Some((same, kinds)) if *same == truth => kinds.push(&condition.type_),
+            _ => all.push((truth, vec![&condition.type_])),
+        }
+    }
+    all
 }
 
 fn state(state: Option<&k8s_openapi::api::core::v1::ContainerState>) -> String {

@@ -5,8 +5,11 @@ use serde_json::json;
 
 use cri_proto::{Kind, RuntimeError};
 
+use crate::fields::Allocatable;
+use crate::names::PodUid;
 use crate::probes::Outcome;
 use crate::testing::{Stage, pod};
+use crate::timeline::{self, Entry, Work};
 use crate::view::PodView;
 
 fn phase(view: &PodView) -> &str {
@@ -213,6 +216,10 @@ async fn another_start_of_the_agent_finds_everything_and_restarts_nothing() {
     stage.end().await;
     let calls = stage.runtime.calls();
     stage.begin().await;
+    let timelines = stage.node.as_ref().unwrap().handle().timelines;
+    let steps = timelines.of(&PodUid::try_from("u-1".to_owned()).unwrap()).unwrap().entries;
+    let starts = |entry: &&Entry| entry.work == Work::Container && entry.outcome == Some(timeline::Outcome::Done);
+    assert_eq!(steps.iter().filter(starts).count(), 1, "what the former run tried is known: {steps:#?}");
     let after = stage.until("known", |view| view.status.container_statuses.is_some()).await;
     assert!(ready(&after), "what was ready stays ready: {:#?}", after.status);
     assert_eq!(after.status, before.status);
@@ -407,6 +414,54 @@ async fn a_resize_is_made_without_a_restart() {
     assert_eq!(limit(&view).as_deref(), Some("128Mi"), "what it has is what is told");
     stage.want(vec![pod(sized("2", "128Mi"))]);
     stage.until("as before", |view| in_progress(view).is_none()).await;
+}
+
+#[tokio::test]
+async fn a_resize_that_was_put_off_is_made_as_soon_as_another_pod_leaves_room() {
+    let of_another = |cpu: &str| {
+        let mut other = pod(sized(cpu, "64Mi"));
+        other.metadata.uid = Some("u-2".into());
+        other.metadata.name = Some("other".into());
+        other
+    };
+    let room = Allocatable { cpu_millis: 3_000, ..Allocatable::default() };
+    let stage = Stage::with_room(room, vec![pod(sized("1", "64Mi")), of_another("2")]).await;
+    stage.until_of("u-2", "ready", ready).await;
+    stage.until("ready", ready).await;
+    stage.want(vec![pod(sized("2", "64Mi")), of_another("2")]);
+    let deferred = |view: &PodView| {
+        let mut conditions = view.status.conditions.iter().flatten();
+        conditions.any(|c| c.type_ == "PodResizePending" && c.reason.as_deref() == Some("Deferred"))
+    };
+    stage.until("deferred", deferred).await;
+    stage.want(vec![pod(sized("2", "64Mi")), of_another("1")]);
+    stage.until("granted", |view| !deferred(view)).await;
+    stage.want(vec![pod(sized("3", "64Mi")), of_another("1")]);
+    stage.until("deferred again", deferred).await;
+    stage.want(vec![pod(sized("3", "64Mi"))]);
+    stage.until("granted again", |view| !deferred(view)).await;
+}
+
+#[tokio::test]
+async fn a_status_says_which_change_of_the_spec_it_knows_and_counts_on_after_a_restart() {
+    let wanted = |cpu: &str| {
+        let mut pod = pod(sized(cpu, "64Mi"));
+        pod.metadata.generation = Some(1);
+        pod
+    };
+    let observed = |number: i64| move |view: &PodView| view.status.observed_generation == Some(number) && ready(view);
+    let mut stage = Stage::new(vec![wanted("1")]).await;
+    stage.until("first", observed(1)).await;
+    stage.want(vec![wanted("2")]);
+    let view = stage.until("second", observed(2)).await;
+    assert!(view.status.conditions.iter().flatten().all(|condition| condition.observed_generation == Some(2)));
+    stage.end().await;
+    stage.begin().await;
+    stage.until("the same after a restart", observed(2)).await;
+    stage.end().await;
+    stage.want(vec![wanted("3")]);
+    stage.begin().await;
+    stage.until("a change while nobody looked", observed(3)).await;
 }
 
 #[tokio::test]

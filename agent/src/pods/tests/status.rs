@@ -3,7 +3,7 @@ use jiff::SignedDuration;
 use serde_json::json;
 
 use super::scene::{Scene, noon};
-use crate::observe::State;
+use crate::observe::{State, User};
 use crate::pods::backoff::{self, Limits};
 use crate::pods::life::{End, Life, Verdict};
 use crate::pods::step::Trouble;
@@ -29,29 +29,194 @@ fn one() -> serde_json::Value {
     json!({"containers": [{"name": "c"}]})
 }
 
+/// What a whole status says beyond phase, conditions and states, as the API writes it.
+#[test]
+fn a_status_has_all_its_fields() {
+    let resources = json!({"requests": {"cpu": "500m", "memory": "64Mi"}, "limits": {"memory": "64Mi"}});
+    let mounts = json!([{"name": "d", "mountPath": "/d", "readOnly": true}]);
+    let container = json!({"name": "c", "resources": resources, "volumeMounts": mounts});
+    let spec = json!({"containers": [container], "volumes": [{"name": "d", "emptyDir": {}}],
+        "resources": {"requests": {"cpu": "1"}, "limits": {"memory": "1Gi"}}});
+    let scene = Scene::of(spec).prepared().exited("c", 3, 42).running("c").with(|scene| {
+        scene.pod.metadata.generation = Some(7);
+        scene.seen.sandboxes[0].ips = ["10.88.0.2", "10.88.0.3", "fd00::2"].map(str::to_owned).into();
+        scene.messages.insert("c0".into(), "last words".into());
+        scene.kept.actuated = Some(resize::amounts(&scene.pod));
+        for container in &mut scene.seen.containers {
+            container.user = Some(User { uid: 1_000, gid: 1_000, groups: vec![1_000, 20] });
+        }
+    });
+    let status = serde_json::to_value(scene.whole_status()).unwrap();
+    expect![[r#"
+        {
+          "allocatedResources": {
+            "cpu": "1"
+          },
+          "conditions": [
+            {
+              "lastTransitionTime": "2026-06-01T12:00:00Z",
+              "observedGeneration": 7,
+              "status": "True",
+              "type": "PodReadyToStartContainers"
+            },
+            {
+              "lastTransitionTime": "2026-06-01T12:00:00Z",
+              "observedGeneration": 7,
+              "status": "True",
+              "type": "Initialized"
+            },
+            {
+              "lastTransitionTime": "2026-06-01T12:00:00Z",
+              "observedGeneration": 7,
+              "status": "True",
+              "type": "Ready"
+            },
+            {
+              "lastTransitionTime": "2026-06-01T12:00:00Z",
+              "observedGeneration": 7,
+              "status": "True",
+              "type": "ContainersReady"
+            },
+            {
+              "lastTransitionTime": "2026-06-01T12:00:00Z",
+              "observedGeneration": 7,
+              "status": "True",
+              "type": "PodScheduled"
+            }
+          ],
+          "containerStatuses": [
+            {
+              "allocatedResources": {
+                "cpu": "500m",
+                "memory": "64Mi"
+              },
+              "containerID": "fake://c1",
+              "image": "busybox:1",
+              "imageID": "sha256:1",
+              "lastState": {
+                "terminated": {
+                  "containerID": "fake://c0",
+                  "exitCode": 3,
+                  "finishedAt": "2026-06-01T11:59:18Z",
+                  "message": "last words",
+                  "reason": "Error",
+                  "startedAt": "2026-06-01T11:59:13Z"
+                }
+              },
+              "name": "c",
+              "ready": true,
+              "resources": {
+                "limits": {
+                  "memory": "64Mi"
+                },
+                "requests": {
+                  "cpu": "500m",
+                  "memory": "64Mi"
+                }
+              },
+              "restartCount": 1,
+              "started": true,
+              "state": {
+                "running": {
+                  "startedAt": "2026-06-01T11:59:20Z"
+                }
+              },
+              "user": {
+                "linux": {
+                  "gid": 1000,
+                  "supplementalGroups": [
+                    1000,
+                    20
+                  ],
+                  "uid": 1000
+                }
+              },
+              "volumeMounts": [
+                {
+                  "mountPath": "/d",
+                  "name": "d",
+                  "readOnly": true,
+                  "recursiveReadOnly": "Disabled"
+                }
+              ]
+            }
+          ],
+          "hostIP": "192.0.2.1",
+          "hostIPs": [
+            {
+              "ip": "192.0.2.1"
+            }
+          ],
+          "observedGeneration": 7,
+          "phase": "Running",
+          "podIP": "10.88.0.2",
+          "podIPs": [
+            {
+              "ip": "10.88.0.2"
+            },
+            {
+              "ip": "fd00::2"
+            }
+          ],
+          "qosClass": "Burstable",
+          "resources": {
+            "limits": {
+              "memory": "1Gi"
+            },
+            "requests": {
+              "cpu": "1"
+            }
+          },
+          "startTime": "2026-06-01T11:59:00Z"
+        }"#]]
+    .assert_eq(&serde_json::to_string_pretty(&status).unwrap());
+}
+
+#[test]
+fn a_condition_keeps_the_time_at_which_it_last_turned() {
+    let times = |scene: &Scene| -> Vec<String> {
+        let one = |c: k8s_openapi::api::core::v1::PodCondition| {
+            format!("{} {} since {}", c.type_, c.status, c.last_transition_time.unwrap().0)
+        };
+        scene.whole_status().conditions.unwrap().into_iter().map(one).collect()
+    };
+    let mut before = Scene::of(one()).prepared().whole_status();
+    for condition in before.conditions.iter_mut().flatten() {
+        let earlier = noon().checked_sub(SignedDuration::from_secs(3_600)).unwrap();
+        condition.last_transition_time = Some(crate::pods::status::time(earlier));
+    }
+    let now = Scene::of(one()).prepared().running("c").with(|scene| scene.before = Some(before));
+    expect![[r#"
+        PodReadyToStartContainers True since 2026-06-01T11:00:00Z
+        Initialized True since 2026-06-01T11:00:00Z
+        Ready True since 2026-06-01T12:00:00Z
+        ContainersReady True since 2026-06-01T12:00:00Z
+        PodScheduled True since 2026-06-01T11:00:00Z
+    "#]]
+    .assert_eq(&(times(&now).join("\n") + "\n"));
+}
+
 #[test]
 fn a_new_pod_waits() {
     check(
         &Scene::of(one()),
         expect![[r#"
-        Pending - -
-        PodReadyToStartContainers=False
-        Initialized=True
-        Ready=False ContainersNotReady: containers with unready status: [c]
-        ContainersReady=False ContainersNotReady: containers with unready status: [c]
-        PodScheduled=True
-        c: waiting ContainerCreating ready=false started=false restarts=0
-    "#]],
+            Pending - -
+            False: PodReadyToStartContainers
+            True: Initialized
+            False (ContainersNotReady, containers with unready status: [c]): Ready ContainersReady
+            True: PodScheduled
+            c: waiting ContainerCreating ready=false started=false restarts=0
+        "#]],
     );
     check(
         &Scene::of(json!({"initContainers": [{"name": "i"}], "containers": [{"name": "c"}]})).prepared(),
         expect![[r#"
             Pending - 10.88.0.2
-            PodReadyToStartContainers=True
-            Initialized=False ContainersNotInitialized: containers with incomplete status: [i]
-            Ready=False ContainersNotReady: containers with unready status: [c]
-            ContainersReady=False ContainersNotReady: containers with unready status: [c]
-            PodScheduled=True
+            True: PodReadyToStartContainers
+            False (ContainersNotInitialized, containers with incomplete status: [i]): Initialized
+            False (ContainersNotReady, containers with unready status: [c]): Ready ContainersReady
+            True: PodScheduled
             i: waiting PodInitializing ready=false started=false restarts=0
             c: waiting PodInitializing ready=false started=false restarts=0
         "#]],
@@ -63,14 +228,10 @@ fn a_running_pod_is_ready() {
     check(
         &Scene::of(one()).prepared().running("c"),
         expect![[r#"
-        Running - 10.88.0.2
-        PodReadyToStartContainers=True
-        Initialized=True
-        Ready=True
-        ContainersReady=True
-        PodScheduled=True
-        c: running ready=true started=true restarts=0
-    "#]],
+            Running - 10.88.0.2
+            True: PodReadyToStartContainers Initialized Ready ContainersReady PodScheduled
+            c: running ready=true started=true restarts=0
+        "#]],
     );
 }
 
@@ -84,11 +245,9 @@ fn a_container_with_a_probe_is_ready_when_it_says_so() {
         &Scene::of(spec.clone()).prepared().running("c").says("c", results(None, Some(Outcome::Failure))),
         expect![[r#"
             Running - 10.88.0.2
-            PodReadyToStartContainers=True
-            Initialized=True
-            Ready=False ContainersNotReady: containers with unready status: [c]
-            ContainersReady=False ContainersNotReady: containers with unready status: [c]
-            PodScheduled=True
+            True: PodReadyToStartContainers Initialized
+            False (ContainersNotReady, containers with unready status: [c]): Ready ContainersReady
+            True: PodScheduled
             c: running ready=false started=false restarts=0
         "#]],
     );
@@ -96,14 +255,10 @@ fn a_container_with_a_probe_is_ready_when_it_says_so() {
     check(
         &Scene::of(spec).prepared().running("c").says("c", good),
         expect![[r#"
-        Running - 10.88.0.2
-        PodReadyToStartContainers=True
-        Initialized=True
-        Ready=True
-        ContainersReady=True
-        PodScheduled=True
-        c: running ready=true started=true restarts=0
-    "#]],
+            Running - 10.88.0.2
+            True: PodReadyToStartContainers Initialized Ready ContainersReady PodScheduled
+            c: running ready=true started=true restarts=0
+        "#]],
     );
 }
 
@@ -118,26 +273,22 @@ fn a_failed_pull_shows_the_error_and_then_the_wait() {
     check(
         &scene(0),
         expect![[r#"
-        Pending - 10.88.0.2
-        PodReadyToStartContainers=True
-        Initialized=True
-        Ready=False ContainersNotReady: containers with unready status: [c]
-        ContainersReady=False ContainersNotReady: containers with unready status: [c]
-        PodScheduled=True
-        c: waiting ErrImagePull (no such repository) ready=false started=false restarts=0
-    "#]],
+            Pending - 10.88.0.2
+            True: PodReadyToStartContainers Initialized
+            False (ContainersNotReady, containers with unready status: [c]): Ready ContainersReady
+            True: PodScheduled
+            c: waiting ErrImagePull (no such repository) ready=false started=false restarts=0
+        "#]],
     );
     check(
         &scene(5),
         expect![[r#"
-        Pending - 10.88.0.2
-        PodReadyToStartContainers=True
-        Initialized=True
-        Ready=False ContainersNotReady: containers with unready status: [c]
-        ContainersReady=False ContainersNotReady: containers with unready status: [c]
-        PodScheduled=True
-        c: waiting ImagePullBackOff (Back-off pulling image "busybox:1": ErrImagePull: no such repository) ready=false started=false restarts=0
-    "#]],
+            Pending - 10.88.0.2
+            True: PodReadyToStartContainers Initialized
+            False (ContainersNotReady, containers with unready status: [c]): Ready ContainersReady
+            True: PodScheduled
+            c: waiting ImagePullBackOff (Back-off pulling image "busybox:1": ErrImagePull: no such repository) ready=false started=false restarts=0
+        "#]],
     );
 }
 
@@ -153,14 +304,12 @@ fn a_crash_loop_has_the_end_as_its_last_state() {
     check(
         &scene,
         expect![[r#"
-        Running - 10.88.0.2
-        PodReadyToStartContainers=True
-        Initialized=True
-        Ready=False ContainersNotReady: containers with unready status: [c]
-        ContainersReady=False ContainersNotReady: containers with unready status: [c]
-        PodScheduled=True
-        c: waiting CrashLoopBackOff (back-off 10s restarting failed container=c pod=web_shop(u-1)) ready=false started=false restarts=1 last terminated 3 Error (last words)
-    "#]],
+            Running - 10.88.0.2
+            True: PodReadyToStartContainers Initialized
+            False (ContainersNotReady, containers with unready status: [c]): Ready ContainersReady
+            True: PodScheduled
+            c: waiting CrashLoopBackOff (back-off 10s restarting failed container=c pod=web_shop(u-1)) ready=false started=false restarts=1 last terminated 3 Error (last words)
+        "#]],
     );
 }
 
@@ -170,15 +319,14 @@ fn an_init_container_that_fails_again_and_again_keeps_the_pod_pending() {
     check(
         &Scene::of(spec).prepared().exited("i", 1, 2),
         expect![[r#"
-        Pending - 10.88.0.2
-        PodReadyToStartContainers=True
-        Initialized=False ContainersNotInitialized: containers with incomplete status: [i]
-        Ready=False ContainersNotReady: containers with unready status: [c]
-        ContainersReady=False ContainersNotReady: containers with unready status: [c]
-        PodScheduled=True
-        i: terminated 1 Error ready=false started=false restarts=0
-        c: waiting PodInitializing ready=false started=false restarts=0
-    "#]],
+            Pending - 10.88.0.2
+            True: PodReadyToStartContainers
+            False (ContainersNotInitialized, containers with incomplete status: [i]): Initialized
+            False (ContainersNotReady, containers with unready status: [c]): Ready ContainersReady
+            True: PodScheduled
+            i: terminated 1 Error ready=false started=false restarts=0
+            c: waiting PodInitializing ready=false started=false restarts=0
+        "#]],
     );
 }
 
@@ -195,15 +343,14 @@ fn a_pod_that_ended_says_how() {
     check(
         &ended(scene, Verdict { succeeded: true, reason: None, message: None }),
         expect![[r#"
-        Succeeded - -
-        PodReadyToStartContainers=False
-        Initialized=True PodCompleted
-        Ready=False PodCompleted
-        ContainersReady=False PodCompleted
-        PodScheduled=True
-        a: terminated 0 Completed ready=false started=false restarts=0
-        b: terminated 0 Completed ready=false started=false restarts=0
-    "#]],
+            Succeeded - -
+            False: PodReadyToStartContainers
+            True (PodCompleted): Initialized
+            False (PodCompleted): Ready ContainersReady
+            True: PodScheduled
+            a: terminated 0 Completed ready=false started=false restarts=0
+            b: terminated 0 Completed ready=false started=false restarts=0
+        "#]],
     );
     let scene = Scene::of(spec).prepared().exited("a", 0, 9).instance(
         "b",
@@ -220,15 +367,14 @@ fn a_pod_that_ended_says_how() {
     check(
         &ended(scene, verdict),
         expect![[r#"
-        Failed DeadlineExceeded -
-        PodReadyToStartContainers=False
-        Initialized=True
-        Ready=False PodFailed
-        ContainersReady=False PodFailed
-        PodScheduled=True
-        a: terminated 0 Completed ready=false started=false restarts=0
-        b: terminated 137 OOMKilled ready=false started=false restarts=0
-    "#]],
+            Failed DeadlineExceeded -
+            False: PodReadyToStartContainers
+            True: Initialized
+            False (PodFailed): Ready ContainersReady
+            True: PodScheduled
+            a: terminated 0 Completed ready=false started=false restarts=0
+            b: terminated 137 OOMKilled ready=false started=false restarts=0
+        "#]],
     );
 }
 
@@ -238,14 +384,12 @@ fn readiness_gates_wait_for_their_conditions() {
     check(
         &Scene::of(spec).prepared().running("c"),
         expect![[r#"
-        Running - 10.88.0.2
-        PodReadyToStartContainers=True
-        Initialized=True
-        Ready=False ReadinessGatesNotReady: corresponding condition of pod readiness gate "example.org/ok" does not exist.
-        ContainersReady=True
-        PodScheduled=True
-        c: running ready=true started=true restarts=0
-    "#]],
+            Running - 10.88.0.2
+            True: PodReadyToStartContainers Initialized
+            False (ReadinessGatesNotReady, corresponding condition of pod readiness gate "example.org/ok" does not exist.): Ready
+            True: ContainersReady PodScheduled
+            c: running ready=true started=true restarts=0
+        "#]],
     );
 }
 
@@ -255,28 +399,22 @@ fn sidecars_count_as_running_and_for_readiness() {
     check(
         &Scene::of(spec.clone()).prepared().running("s"),
         expect![[r#"
-        Pending - 10.88.0.2
-        PodReadyToStartContainers=True
-        Initialized=True
-        Ready=False ContainersNotReady: containers with unready status: [c]
-        ContainersReady=False ContainersNotReady: containers with unready status: [c]
-        PodScheduled=True
-        s: running ready=true started=true restarts=0
-        c: waiting PodInitializing ready=false started=false restarts=0
-    "#]],
+            Pending - 10.88.0.2
+            True: PodReadyToStartContainers Initialized
+            False (ContainersNotReady, containers with unready status: [c]): Ready ContainersReady
+            True: PodScheduled
+            s: running ready=true started=true restarts=0
+            c: waiting PodInitializing ready=false started=false restarts=0
+        "#]],
     );
     check(
         &Scene::of(spec).prepared().running("s").running("c"),
         expect![[r#"
-        Running - 10.88.0.2
-        PodReadyToStartContainers=True
-        Initialized=True
-        Ready=True
-        ContainersReady=True
-        PodScheduled=True
-        s: running ready=true started=true restarts=0
-        c: running ready=true started=true restarts=0
-    "#]],
+            Running - 10.88.0.2
+            True: PodReadyToStartContainers Initialized Ready ContainersReady PodScheduled
+            s: running ready=true started=true restarts=0
+            c: running ready=true started=true restarts=0
+        "#]],
     );
 }
 
@@ -332,16 +470,12 @@ fn an_ephemeral_container_is_told_and_counts_for_nothing() {
     check(
         &Scene::of(spec.clone()).prepared().running("c").exited("e", 3, 1),
         expect![[r#"
-        Running - 10.88.0.2
-        PodReadyToStartContainers=True
-        Initialized=True
-        Ready=True
-        ContainersReady=True
-        PodScheduled=True
-        c: running ready=true started=true restarts=0
-        d: waiting ContainerCreating ready=false started=false restarts=0
-        e: terminated 3 Error ready=false started=false restarts=0
-    "#]],
+            Running - 10.88.0.2
+            True: PodReadyToStartContainers Initialized Ready ContainersReady PodScheduled
+            c: running ready=true started=true restarts=0
+            d: waiting ContainerCreating ready=false started=false restarts=0
+            e: terminated 3 Error ready=false started=false restarts=0
+        "#]],
     );
 }
 
@@ -359,14 +493,12 @@ fn a_restart_of_all_containers_is_told() {
     check(
         &removed,
         expect![[r#"
-        Running - 10.88.0.2
-        PodReadyToStartContainers=True
-        Initialized=True
-        Ready=False ContainersNotReady: containers with unready status: [a]
-        ContainersReady=False ContainersNotReady: containers with unready status: [a]
-        PodScheduled=True
-        AllContainersRestarting=True RestartAllContainersStarted: container exited with restart policy rule
-        a: waiting RestartingAllContainers (The container is removed because RestartAllContainers in place) ready=false started=false restarts=1 last terminated 137 RestartingAllContainers (The container is removed because RestartAllContainers in place)
-    "#]],
+            Running - 10.88.0.2
+            True: PodReadyToStartContainers Initialized
+            False (ContainersNotReady, containers with unready status: [a]): Ready ContainersReady
+            True: PodScheduled
+            True (RestartAllContainersStarted, container exited with restart policy rule): AllContainersRestarting
+            a: waiting RestartingAllContainers (The container is removed because RestartAllContainers in place) ready=false started=false restarts=1 last terminated 137 RestartingAllContainers (The container is removed because RestartAllContainers in place)
+        "#]],
     );
 }

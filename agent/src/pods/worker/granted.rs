@@ -1,7 +1,6 @@
 //! What changes in the manifest of a pod that runs: resources are granted before anyone works with them.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -12,9 +11,6 @@ use crate::pods::backoff::signed;
 use crate::pods::life::Life;
 use crate::pods::roles;
 use crate::resources::resize::{self, Amounts, Pending};
-
-/// A resize that was put off is looked at again this soon: pods end without telling the others.
-const RECONSIDER: Duration = Duration::from_secs(10);
 
 impl Worker {
     /// Grants what the manifest wants, as far as the node has it, and makes `want` the pod with what was granted.
@@ -31,8 +27,22 @@ impl Worker {
         }
     }
 
+    /// A resize was put off that may be granted later.
+    pub(super) fn is_put_off(&self) -> bool {
+        self.kept.pending.as_ref().is_some_and(|pending| !pending.infeasible)
+    }
+
+    /// Asks again for what was put off, if it is time, or there may be room.
+    pub(super) fn ask_again(&mut self, now: Timestamp) {
+        if self.is_put_off() && (now >= self.reconsider || self.freed.has_changed().unwrap_or(false)) {
+            self.allocate();
+        }
+    }
+
     fn consider(&mut self, wanted: Amounts, granted: &Amounts) {
         let former = resize::requests(&resize::with(&self.desired, granted));
+        // What is given back from here on is heard, also while this is worked out.
+        self.freed.mark_unchanged();
         let others = self.tools.ledger.others(&self.uid);
         match resize::grant(&self.desired, former, others, &self.tools.allocatable) {
             Ok(()) => {
@@ -53,7 +63,8 @@ impl Worker {
     }
 
     fn put_off(&mut self, pending: Pending) {
-        self.reconsider = Timestamp::now().saturating_add(signed(RECONSIDER)).unwrap_or(Timestamp::MAX);
+        self.reconsider =
+            Timestamp::now().saturating_add(signed(self.tools.config.timing.reconsider)).unwrap_or(Timestamp::MAX);
         if self.kept.pending.as_ref() != Some(&pending) {
             let shown = resize::shown(&self.desired, Some(&pending.message));
             let (reason, word) = (format!("Resize{}", pending.reason()), pending.reason());

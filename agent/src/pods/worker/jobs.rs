@@ -58,10 +58,12 @@ impl Worker {
     pub(super) async fn wait(&mut self, wake: Option<Timestamp>) {
         let relist = self.tools.config.timing.relist;
         let planned = wake.map_or(relist, |wake| execute::left(wake).saturating_add(TICK));
+        let put_off = self.is_put_off();
         // Every arm only waits: the ones that lose lose nothing.
         tokio::select! {
             () = self.ear.wake.notified() => {}
             Ok(()) = self.results.changed() => {}
+            Ok(()) = self.freed.changed(), if put_off => self.reconsider = Timestamp::MIN,
             Some(done) = self.jobs.join_next_with_id(), if !self.jobs.is_empty() => self.fold(done),
             () = tokio::time::sleep(planned.min(relist)) => {
                 if planned >= relist {
