@@ -139,8 +139,9 @@ fn config(dir: &Path) -> Config {
         ..Draft::default()
     };
     let mut config = draft.check().expect("a configuration");
-    config.timing.crash_first = Duration::from_millis(50);
-    config.timing.crash_max = Duration::from_millis(400);
+    // Long enough to be seen on a machine under load.
+    config.timing.crash_first = Duration::from_secs(2);
+    config.timing.crash_max = Duration::from_secs(8);
     config.timing.pull_first = Duration::from_millis(50);
     config.timing.pull_max = Duration::from_millis(200);
     config.timing.retry = Duration::from_millis(50);

@@ -86,7 +86,7 @@ async fn a_crashing_container_backs_off_and_its_end_is_the_last_state() {
     let status = container(&view, "c").unwrap();
     assert_eq!(status.last_state.as_ref().unwrap().terminated.as_ref().unwrap().exit_code, 3);
     let message = status.state.as_ref().unwrap().waiting.as_ref().unwrap().message.clone().unwrap();
-    assert_eq!(message, "back-off 50ms restarting failed container=c pod=web_shop(u-1)");
+    assert_eq!(message, "back-off 2s restarting failed container=c pod=web_shop(u-1)");
     assert_eq!(phase(&view), "Running");
     let view = stage.until("again", |view| runs(view, "c") && container(view, "c").unwrap().restart_count == 2).await;
     assert!(container(&view, "c").unwrap().last_state.is_some());
