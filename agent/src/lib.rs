@@ -18,6 +18,7 @@ pub mod cli;
 pub mod cluster;
 pub mod config;
 pub mod container;
+pub(crate) mod container_logs;
 mod der;
 pub mod errors;
 pub mod events;

@@ -391,10 +391,17 @@ impl ControlPlane {
     /// # Errors
     /// When kubectl cannot be started.
     pub fn watch(&self, path: &str) -> Result<Watch> {
+        self.begin(&["get", "--raw", &format!("{path}&watch=true")])
+    }
+
+    /// Starts `kubectl …` as the administrator, and goes on.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn begin(&self, arguments: &[&str]) -> Result<Watch> {
         let file = tempfile::NamedTempFile::new_in(self.dir.path())?;
         let mut command = self.command(Path::new("kubectl"));
-        command.env("HOME", self.dir.path()).arg("--kubeconfig").arg(self.path("admin.conf"));
-        command.args(["get", "--raw", &format!("{path}&watch=true")]);
+        command.env("HOME", self.dir.path()).arg("--kubeconfig").arg(self.path("admin.conf")).args(arguments);
         let child = command.stdin(Stdio::null()).stdout(file.reopen()?).spawn()?;
         Ok(Watch { child, file })
     }
@@ -478,19 +485,35 @@ impl ControlPlane {
     }
 }
 
-/// A watch of somebody else. Dropping it ends it.
+/// A kubectl that runs. Dropping it ends it.
 pub struct Watch {
     child: Child,
     file: tempfile::NamedTempFile,
 }
 
 impl Watch {
+    /// What it has printed so far.
+    ///
+    /// # Errors
+    /// When that cannot be read.
+    pub fn text(&self) -> Result<String> {
+        Ok(std::fs::read_to_string(self.file.path())?)
+    }
+
+    /// Whether it has ended by itself.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_some())
+    }
+
     /// The events so far.
     ///
     /// # Errors
     /// When they cannot be read.
     pub fn events(&self) -> Result<Vec<Value>> {
-        let text = std::fs::read_to_string(self.file.path())?;
+        let text = self.text()?;
         // The last one may not be whole yet.
         Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
     }

@@ -1,8 +1,11 @@
 //! Whoever asks a node's own API directly: curl, from the control plane's side of the wire.
 
-use std::process::Command;
+use std::io::Read;
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use nix::sched::{CloneFlags, setns};
 
 use crate::control_plane::ControlPlane;
 
@@ -36,6 +39,29 @@ impl<'a> KubeletClient<'a> {
     /// # Errors
     /// When there is no answer.
     pub fn ask(&self, who: Who, method: &str, path: &str) -> Result<(u16, String)> {
+        let mut curl = self.secure(who, path);
+        if method == "HEAD" {
+            curl.arg("--head")
+        } else {
+            curl.args(["-X", method])
+        };
+        answer(&mut curl)
+    }
+
+    /// Reads an answer at two kilobytes a second, until it is dropped. Returns when the answer has begun.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn trickle(&self, who: Who, path: &str) -> Result<Trickle> {
+        let mut curl = self.secure(who, path);
+        let child = curl.args(["-N", "--limit-rate", "2k"]).stdout(Stdio::piped()).spawn().context("running curl")?;
+        let mut reading = Trickle(child);
+        let begun = reading.0.stdout.as_mut().context("curl's output")?.read(&mut [0; 16])?;
+        ensure!(begun > 0, "there is no answer");
+        Ok(reading)
+    }
+
+    fn secure(&self, who: Who, path: &str) -> Command {
         let mut curl = self.curl();
         curl.arg("--cacert").arg(self.plane.path("ca.crt"));
         match who {
@@ -46,13 +72,8 @@ impl<'a> KubeletClient<'a> {
             }
             Who::Token(token) => drop(curl.arg("-H").arg(format!("Authorization: Bearer {token}"))),
         }
-        if method == "HEAD" {
-            curl.arg("--head")
-        } else {
-            curl.args(["-X", method])
-        };
         curl.arg(format!("https://{}:10250{path}", self.address));
-        answer(&mut curl)
+        curl
     }
 
     /// Status and body of one request by whatever URL, from the control plane's side.
@@ -63,11 +84,36 @@ impl<'a> KubeletClient<'a> {
         answer(self.curl().arg("-k").arg(url))
     }
 
+    /// A connection to one of the node's ports, from the control plane's side.
+    ///
+    /// # Errors
+    /// When nobody listens there.
+    pub fn connect(&self, port: u16) -> Result<TcpStream> {
+        let netns = std::fs::File::open(format!("/run/netns/{}", self.plane.netns()))?;
+        let at = format!("{}:{port}", self.address);
+        // A thread of its own goes into the namespace; the socket stays there.
+        let connecting = std::thread::spawn(move || -> Result<TcpStream> {
+            setns(netns, CloneFlags::CLONE_NEWNET)?;
+            Ok(TcpStream::connect(at)?)
+        });
+        connecting.join().map_err(|_| anyhow::anyhow!("the connecting thread panicked"))?
+    }
+
     fn curl(&self) -> Command {
         let mut curl = self.plane.command("curl".as_ref());
         // Dots in a path are the test's business.
         curl.args(["-sS", "--path-as-is", "--max-time", "60", "-w", "\n%{http_code}"]);
         curl
+    }
+}
+
+/// A slow reader. Dropping it ends it.
+pub struct Trickle(Child);
+
+impl Drop for Trickle {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

@@ -1,5 +1,9 @@
 //! The node's own API: who may ask it what, and what it answers, with a real API server behind it.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tests::cluster_node::ClusterNode;
@@ -143,5 +147,154 @@ fn renewed(plane: &ControlPlane, kubelet: &KubeletClient) -> Result<()> {
     std::fs::write(&key, renewed)?;
     let refused = kubelet.ask(Who::Nobody, "GET", "/pods").err().context("the former pair serves still")?;
     ensure!(refused.to_string().contains("192.0.2.41"), "{refused}");
+    Ok(())
+}
+
+/// Says its number and goes on until it is stopped; each run says another one.
+const TALK: &str = "read run </proc/sys/kernel/random/uuid; trap 'echo bye; exit 3' TERM; echo $run; echo aside >&2; echo last; \
+    while true; do sleep 0.1; done";
+/// 24 MB in lines.
+const FLOOD: &str =
+    "yes 0123456789012345678901234567890123456789 | head -c 24000000; echo whole; while true; do sleep 0.1; done";
+
+fn pod(name: &str, command: &str, image: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {
+        "terminationGracePeriodSeconds": 1, "automountServiceAccountToken": false,
+        "containers": [{"name": "main", "image": image, "imagePullPolicy": "Never", "command": ["sh", "-c", command]}]}})
+}
+
+#[test]
+fn logs_are_read_by_kubectl_and_nobody_can_hold_them_up() -> Result<()> {
+    let Some(plane) = ControlPlane::start()? else { return Ok(()) };
+    let mut node = ClusterNode::start(&plane, 42, &["--read-only-port=10255"])?;
+    node.wait("ready Node", |_| Ok(plane.get("/api/v1/nodes/n42")?.filter(is_ready)))?;
+    plane.apply(&pod("talk", TALK, "busybox"))?;
+    plane.apply(&pod("flood", FLOOD, "busybox"))?;
+    plane.apply(&pod("lost", "true", "nowhere.invalid/x:1"))?;
+    node.wait_for_pod(&plane, "talk", is_ready)?;
+    kubectl_logs(&plane, &mut node)?;
+    let kubelet = KubeletClient::new(&plane, 42);
+    plane.kubeconfig("admin", "kubernetes-admin", Some("system:masters"))?;
+    slow_readers(&plane, &mut node, &kubelet)?;
+    rude_clients(&kubelet)?;
+    node.terminate()
+}
+
+fn lines(text: &str) -> Vec<&str> {
+    text.lines().collect()
+}
+
+fn kubectl_logs(plane: &ControlPlane, node: &mut ClusterNode) -> Result<()> {
+    let first = node.wait("three lines", |_| {
+        let text = plane.print(&["logs", "talk"])?;
+        Ok((text.lines().count() == 3).then_some(text))
+    })?;
+    let run = lines(&first)[0].to_owned();
+    ensure!(lines(&first)[1..] == ["aside", "last"], "{first}");
+    let print = |flags: &[&str]| plane.print(&[&["logs", "talk", "-c", "main"][..], flags].concat());
+    ensure!(print(&["--tail=1"])? == "last\n" && print(&["--tail=0"])?.is_empty());
+    ensure!(print(&["--limit-bytes=5"])? == run[..5]);
+    ensure!(print(&["--since=1h"])? == first && print(&["--since-time=2999-01-01T00:00:00Z"])?.is_empty());
+    let stamped = print(&["--timestamps"])?;
+    for (line, plain) in stamped.lines().zip(first.lines()) {
+        let (time, rest) = line.split_once(' ').context("a time")?;
+        ensure!(rest == plain && time.len() == "2026-01-01T00:00:00.000000000Z".len(), "{stamped}");
+    }
+    let refused = |flags: &[&str]| -> Result<String> {
+        let output = plane.kubectl(&[&["logs"][..], flags].concat())?;
+        ensure!(!output.status.success(), "{flags:?} is served");
+        Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let said = refused(&["talk", "--previous"])?;
+    ensure!(said.contains(r#"previous terminated container "main" in pod "talk" not found"#), "{said}");
+    node.wait("reason of the lost pod", |_| {
+        let said = refused(&["lost"])?;
+        Ok(said.contains(r#"container "main" in pod "lost" is waiting to start: ErrImageNeverPull"#).then_some(()))
+    })?;
+    // A follower gets the last word, and ends with the container.
+    let mut follower = plane.begin(&["logs", "-f", "talk"])?;
+    node.wait("followed lines", |_| Ok((follower.text()? == first).then_some(())))?;
+    node.print(&["exec", "talk", "--", "sh", "-c", "kill -TERM 1"])?;
+    node.wait("end of the follower", |_| Ok(follower.has_ended()?.then_some(())))?;
+    ensure!(follower.text()? == format!("{first}bye\n"), "{}", follower.text()?);
+    node.wait_for_pod(plane, "talk", |pod| {
+        is_ready(pod) && pod["status"]["containerStatuses"][0]["restartCount"] == 1
+    })?;
+    ensure!(print(&["--previous"])? == format!("{first}bye\n"), "{}", print(&["--previous"])?);
+    ensure!(!print(&[])?.contains(&run), "the second run says what the first one said");
+    Ok(())
+}
+
+/// Resident memory of the agent, kilobytes.
+fn resident(node: &ClusterNode) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", node.pid().context("the agent")?))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}
+
+/// Slow readers cost next to nothing, and others are served.
+fn slow_readers(plane: &ControlPlane, node: &mut ClusterNode, kubelet: &KubeletClient) -> Result<()> {
+    node.wait("whole flood", |_| Ok(plane.print(&["logs", "flood", "--tail=1"])?.ends_with("whole\n").then_some(())))?;
+    let before = resident(node)?;
+    let (admin, path) = (Who::Certificate("admin"), "/containerLogs/default/flood/main");
+    let slow: Vec<_> = (0..6).map(|_| kubelet.trickle(admin, path)).collect::<Result<_>>()?;
+    // A whole reading by somebody else, while those take their time.
+    let (code, body) = kubelet.ask(admin, "GET", path)?;
+    ensure!(code == 200 && body.len() >= 24_000_000 && body.ends_with("whole\n"), "{code}, {} bytes", body.len());
+    let grown = resident(node)?.saturating_sub(before);
+    ensure!(grown < 30_000, "six slow readers of 24 MB cost {grown} kB");
+    drop(slow);
+    Ok(())
+}
+
+/// Connections that never say anything, or nonsense, hold up nobody.
+fn rude_clients(kubelet: &KubeletClient) -> Result<()> {
+    let silent: Vec<TcpStream> = (0..300).map(|_| kubelet.connect(10_250)).collect::<Result<_>>()?;
+    let half: Vec<TcpStream> = (0..300)
+        .map(|_| {
+            let mut stream = kubelet.connect(10_255)?;
+            stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\nX-Slow: ")?;
+            Ok(stream)
+        })
+        .collect::<Result<_>>()?;
+    ensure!(kubelet.ask(Who::Certificate("admin"), "GET", "/healthz")? == (200, "ok".into()));
+    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 4_096], b"\x16\x03\x01\xff\xff\x01"] {
+        let mut stream = kubelet.connect(10_250)?;
+        stream.write_all(garbage)?;
+        stream.shutdown(std::net::Shutdown::Write)?;
+        // Whatever is said to that, it ends.
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        let mut said = Vec::new();
+        let _ = stream.read_to_end(&mut said);
+        ensure!(said.len() < 1_000, "{} bytes for garbage", said.len());
+    }
+    let mut long = kubelet.connect(10_255)?;
+    long.set_read_timeout(Some(Duration::from_secs(60)))?;
+    // It may hang up before it has heard everything.
+    let _ = long.write_all(format!("GET /healthz HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(1 << 20)).as_bytes());
+    let mut said = [0; 12];
+    if long.read_exact(&mut said).is_ok() {
+        ensure!(&said == b"HTTP/1.1 431", "{}", String::from_utf8_lossy(&said));
+    }
+    many_short(kubelet)?;
+    ensure!(kubelet.ask(Who::Certificate("admin"), "GET", "/healthz")? == (200, "ok".into()));
+    drop((silent, half));
+    Ok(())
+}
+
+/// Ten thousand requests over one connection, five hundred at a time.
+fn many_short(kubelet: &KubeletClient) -> Result<()> {
+    let mut stream = kubelet.connect(10_255)?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    let mut reader = std::io::BufReader::new(stream.try_clone()?);
+    for _ in 0..20 {
+        stream.write_all("GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n".repeat(500).as_bytes())?;
+        let mut answers = 0;
+        while answers < 500 {
+            let mut line = String::new();
+            ensure!(std::io::BufRead::read_line(&mut reader, &mut line)? > 0, "it hung up after {answers}");
+            answers += usize::from(line.contains("HTTP/1.1 200"));
+        }
+    }
     Ok(())
 }

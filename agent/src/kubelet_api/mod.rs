@@ -6,7 +6,7 @@
 //!   Asked::of(method, path) what is asked for, and the right that it needs; pure    (route)
 //!   Authentication          certificate, then token, then nobody: 401               (authentication, users)
 //!   Authorization           the API server says yes or no: 403                      (authorization)
-//!   Routes                  the answer                                              (health, pods)
+//!   Routes                  the answer                                              (health, pods, container_logs, node_logs)
 //!   Streams                 exec, attach, portForward, run: whoever implements it
 //! ```
 //!
@@ -18,7 +18,9 @@ mod answers;
 mod authentication;
 mod authorization;
 mod connections;
+mod container_logs;
 mod health;
+mod node_logs;
 mod pods;
 mod remembered;
 mod route;

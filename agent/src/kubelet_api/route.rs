@@ -4,6 +4,7 @@
 //! one thing and served as another.
 
 use hyper::Method;
+use percent_encoding::percent_decode_str;
 
 /// A pod in a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +28,10 @@ pub(super) enum Route {
     RunningPods,
     /// `/configz`.
     Configz,
+    /// `/containerLogs/<namespace>/<pod>/<container>`.
+    ContainerLogs(PodRef, String),
+    /// `/logs/`: a file or folder below the node's `/var/log`.
+    NodeLogs(Vec<String>),
     /// `/checkpoint/<namespace>/<pod>/<container>`.
     Checkpoint(PodRef, String),
     /// One of the streams.
@@ -123,19 +128,7 @@ fn segments(path: &str) -> Option<Vec<String>> {
 
 /// One segment without its percent signs; `None` when it is no text, or would be more than one segment.
 fn decode(segment: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(segment.len());
-    let mut rest = segment.bytes();
-    while let Some(byte) = rest.next() {
-        let decoded = match byte {
-            b'%' => {
-                let (high, low) = (char::from(rest.next()?).to_digit(16)?, char::from(rest.next()?).to_digit(16)?);
-                u8::try_from(high * 16 + low).ok()?
-            }
-            other => other,
-        };
-        bytes.push(decoded);
-    }
-    let text = String::from_utf8(bytes).ok()?;
+    let text = percent_decode_str(segment).decode_utf8().ok()?.into_owned();
     (!text.is_empty() && !text.contains(['/', '\0']) && text != "." && text != "..").then_some(text)
 }
 
@@ -154,6 +147,10 @@ fn find(segments: &[&str]) -> Found {
         ["pods"] => (Route::Pods, "GET"),
         ["runningpods"] => (Route::RunningPods, "GET"),
         ["configz"] => (Route::Configz, "GET"),
+        ["containerLogs", namespace, name, container] => {
+            (Route::ContainerLogs(pod(namespace, name, None), container.to_owned()), "GET")
+        }
+        ["logs", ref rest @ ..] => (Route::NodeLogs(rest.iter().map(|one| (*one).to_owned()).collect()), "GET"),
         ["checkpoint", namespace, name, container] => {
             (Route::Checkpoint(pod(namespace, name, None), container.to_owned()), "POST")
         }
@@ -216,6 +213,10 @@ mod tests {
                 "PUT /configz",
                 "POST /checkpoint/ns/p/c",
                 "GET /checkpoint/ns/p/c",
+                "GET /containerLogs/ns/p/c",
+                "GET /logs/",
+                "GET /logs/pods/a%20b.log",
+                "GET /logs/../shadow",
                 "DELETE /nothing",
                 "PATCH /",
             ],
@@ -231,6 +232,10 @@ mod tests {
                 PUT /configz: update configz|proxy -> Method("GET")
                 POST /checkpoint/ns/p/c: create checkpoint -> Checkpoint(PodRef { namespace: "ns", name: "p", uid: None }, "c")
                 GET /checkpoint/ns/p/c: get checkpoint -> Method("POST")
+                GET /containerLogs/ns/p/c: get proxy (debugging) -> ContainerLogs(PodRef { namespace: "ns", name: "p", uid: None }, "c")
+                GET /logs/: get log (debugging) -> NodeLogs([])
+                GET /logs/pods/a%20b.log: get log (debugging) -> NodeLogs(["pods", "a b.log"])
+                GET /logs/../shadow: get proxy -> NotFound
                 DELETE /nothing: delete proxy -> NotFound
                 PATCH /: patch proxy -> NotFound
             "#]],
@@ -273,7 +278,6 @@ mod tests {
                 "GET /stats%2f..%2fpods",
                 "GET //pods",
                 "GET /exec/ns/%00/c",
-                "GET /exec/ns/p/%zz",
                 "GET /Pods",
             ],
             expect![[r#"
@@ -283,7 +287,6 @@ mod tests {
                 GET /stats%2f..%2fpods: get proxy -> NotFound
                 GET //pods: get proxy -> NotFound
                 GET /exec/ns/%00/c: get proxy -> NotFound
-                GET /exec/ns/p/%zz: get proxy -> NotFound
                 GET /Pods: get proxy -> NotFound
             "#]],
         );

@@ -21,7 +21,7 @@ use super::connections::{Answers, Connections, Peer, Port, full};
 use super::route::{Asked, Miss, Route, StreamRoute};
 use super::settings::Settings;
 use super::tls::{Serving, TlsError, client_authority, serving};
-use super::{health, pods};
+use super::{container_logs, health, node_logs, pods};
 use crate::api::Client;
 use crate::errors::chain;
 use crate::listen::listen;
@@ -230,6 +230,13 @@ impl Routes {
                 Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, chain(&error)),
             },
             Route::Configz => answers::json(&json!({"kubeletconfig": self.settings.configz})),
+            Route::ContainerLogs(pod, container) => {
+                container_logs::answer(node, &pod, &container, request.uri().query().unwrap_or_default()).await
+            }
+            Route::NodeLogs(_) if !self.settings.server.system_logs => {
+                text(StatusCode::METHOD_NOT_ALLOWED, "logs endpoint is disabled.\n")
+            }
+            Route::NodeLogs(path) => node_logs::answer(&path, request.uri().path().ends_with('/')).await,
             Route::Checkpoint(pod, container) => pods::checkpoint(&node.views.borrow().clone(), &pod, &container),
             Route::Stream(wanted) => match &self.streams {
                 Some(streams) => streams.serve(wanted, node, request).await,

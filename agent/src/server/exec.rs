@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::ContainerStatus;
 use serde::{Deserialize, Serialize};
 
 use super::{Refusal, Surface, pods};
+use crate::container_logs;
 use crate::names::ObjectName;
 use crate::view::PodView;
 
@@ -67,13 +68,10 @@ fn running(view: &PodView, container: Option<&str>) -> Result<String, Refusal> {
 
 /// The status of the named container, or of the first one.
 pub(super) fn container_status<'a>(view: &'a PodView, name: Option<&str>) -> Result<&'a ContainerStatus, Refusal> {
-    let status = &view.status;
-    let lists = [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
-    let mut all = lists.into_iter().filter_map(Option::as_deref).flatten();
     let first =
         view.pod.spec.as_ref().and_then(|spec| spec.containers.first()).map(|container| container.name.as_str());
     let wanted = name.or(first).unwrap_or_default();
-    all.find(|container| container.name == wanted).ok_or_else(|| {
+    container_logs::status_of(view, wanted).ok_or_else(|| {
         let pod = view.pod.metadata.name.as_deref().unwrap_or_default();
         Refusal::not_found(format!("container {wanted:?} not found in pod {pod:?}"))
     })

@@ -18,8 +18,6 @@ mod events;
 mod exec;
 mod explain;
 mod images;
-mod log_chain;
-mod log_file;
 mod logs;
 mod pods;
 mod services;

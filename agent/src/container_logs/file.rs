@@ -6,26 +6,38 @@ use std::io::SeekFrom;
 use std::path::{Path, PathBuf};
 
 use axum::body::Bytes;
-use futures::StreamExt;
-use inotify::{Inotify, WatchMask};
 use jiff::Timestamp;
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::sync::{mpsc, watch};
 
-use super::log_chain::{Chain, Source};
+use super::chain::{Chain, Source};
+use super::growth::Growth;
 
 const BLOCK: usize = 64 << 10;
 
 /// What of a log is wanted.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Choice {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Choice {
     /// Only this many lines from the end; parts of lines count, as they do for the kubelet.
-    pub(super) tail: Option<u64>,
+    pub(crate) tail: Option<u64>,
     /// Only lines from then on.
-    pub(super) since: Option<Timestamp>,
+    pub(crate) since: Option<Timestamp>,
     /// Each line begins with its time.
-    pub(super) timestamps: bool,
+    pub(crate) timestamps: bool,
+    /// Only this many bytes; the last line may be cut.
+    pub(crate) limit: Option<u64>,
+    /// Only this stream's lines.
+    pub(crate) stream: Option<Stream>,
+}
+
+/// Where a container wrote a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
 }
 
 /// Sends the chosen lines of `path`, and with `running` what is added until that turns false.
@@ -55,7 +67,7 @@ async fn send(
         file.seek(SeekFrom::Start(start)).await?;
     }
     let mut source = Source::Plain(file);
-    let mut reader = Reader { choice, rest: Vec::new(), line_open: false };
+    let mut reader = Reader { choice, rest: Vec::new(), line_open: false, left: choice.limit };
     loop {
         // Asked before reading on: what is written before the end is seen is read after it.
         let ended = running.as_ref().is_none_or(|running| !*running.borrow() || running.has_changed().is_err());
@@ -82,23 +94,6 @@ async fn send(
     }
 }
 
-/// Wakes when a log is written to, renamed or begun.
-struct Growth(inotify::EventStream<[u8; 1024]>);
-
-impl Growth {
-    /// The whole folder is watched: a watch on the file goes with the file when it is renamed.
-    fn of(path: &Path) -> std::io::Result<Self> {
-        let inotify = Inotify::init()?;
-        let mask = WatchMask::MODIFY | WatchMask::CREATE | WatchMask::MOVED_TO;
-        inotify.watches().add(path.parent().unwrap_or(path), mask)?;
-        Ok(Self(inotify.into_event_stream([0; 1024])?))
-    }
-
-    async fn wait(&mut self) {
-        self.0.next().await;
-    }
-}
-
 /// Turns blocks of a file into output.
 struct Reader {
     choice: Choice,
@@ -106,10 +101,12 @@ struct Reader {
     rest: Vec<u8>,
     /// The last thing sent was a part of a line.
     line_open: bool,
+    /// Bytes that may still be sent.
+    left: Option<u64>,
 }
 
 impl Reader {
-    /// Sends what there is. False when nobody listens any more.
+    /// Sends what there is. False when nobody listens any more, or all that was wanted is sent.
     async fn pass_on(
         &mut self,
         source: &mut Source,
@@ -119,8 +116,9 @@ impl Reader {
     ) -> std::io::Result<bool> {
         while let Some(block) = source.read(BLOCK).await? {
             self.rest.extend_from_slice(&block);
-            let text = self.take_lines();
-            if text.is_empty() {
+            let mut text = self.take_lines();
+            self.cut(&mut text);
+            if text.is_empty() && self.left != Some(0) {
                 continue;
             }
             let mut sending = std::pin::pin!(lines.send(Ok(text.into())));
@@ -140,8 +138,19 @@ impl Reader {
                     () = growth.wait() => chain.note()?,
                 }
             }
+            if self.left == Some(0) {
+                return Ok(false);
+            }
         }
         Ok(true)
+    }
+
+    /// Takes away what is more than was wanted.
+    fn cut(&mut self, text: &mut Vec<u8>) {
+        if let Some(left) = &mut self.left {
+            text.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
+            *left -= text.len() as u64;
+        }
     }
 
     fn take_lines(&mut self) -> Vec<u8> {
@@ -166,6 +175,9 @@ impl Reader {
         if self.choice.since.is_some_and(|since| entry.time().is_some_and(|time| time < since)) {
             return;
         }
+        if self.choice.stream.is_some_and(|stream| stream != entry.stream) {
+            return;
+        }
         if self.choice.timestamps && !self.line_open {
             output.extend_from_slice(entry.time);
             output.push(b' ');
@@ -180,6 +192,7 @@ impl Reader {
 
 struct Entry<'a> {
     time: &'a [u8],
+    stream: Stream,
     partial: bool,
     content: &'a [u8],
 }
@@ -191,7 +204,12 @@ impl<'a> Entry<'a> {
         let (time, stream, tags) = (fields.next()?, fields.next()?, fields.next()?);
         let content = fields.next().unwrap_or_default();
         let partial = tags.split(|byte| *byte == b':').next()? == b"P";
-        (stream == b"stdout" || stream == b"stderr").then_some(Self { time, partial, content })
+        let stream = match stream {
+            b"stdout" => Stream::Stdout,
+            b"stderr" => Stream::Stderr,
+            _ => return None,
+        };
+        Some(Self { time, stream, partial, content })
     }
 
     fn time(&self) -> Option<Timestamp> {
