@@ -103,6 +103,11 @@ fn who_may_not_is_told_401_or_403_and_nothing_else() -> Result<()> {
             ("GET", "/pods", &[401, 401, 401, 403, 403, 200, 200, 200, 200]),
             ("GET", "/runningpods/", &[401, 401, 401, 403, 403, 200, 200, 200, 200]),
             ("GET", "/configz", &[401, 401, 401, 403, 403, 403, 200, 200, 200]),
+            ("GET", "/stats/summary", &[401, 401, 401, 403, 200, 403, 403, 403, 200]),
+            ("GET", "/metrics", &[401, 401, 401, 403, 200, 403, 403, 403, 200]),
+            ("GET", "/metrics/resource", &[401, 401, 401, 403, 200, 403, 403, 403, 200]),
+            ("GET", "/metrics/cadvisor", &[401, 401, 401, 403, 200, 403, 403, 403, 200]),
+            ("GET", "/logs/", &[401, 401, 401, 403, 403, 403, 403, 403, 200]),
             ("HEAD", "/pods", &[401, 401, 401, 403, 403, 403, 403, 403, 405]),
             ("POST", "/pods", &[401, 401, 401, 403, 403, 403, 403, 403, 405]),
             ("GET", "/nothing", &[401, 401, 401, 403, 403, 403, 404, 404, 404]),
@@ -166,18 +171,46 @@ fn pod(name: &str, command: &str, image: &str) -> Value {
 #[test]
 fn logs_are_read_by_kubectl_and_nobody_can_hold_them_up() -> Result<()> {
     let Some(plane) = ControlPlane::start()? else { return Ok(()) };
-    let mut node = ClusterNode::start(&plane, 42, &["--read-only-port=10255"])?;
+    let mut node = ClusterNode::start(&plane, 42, &["--read-only-port=10255", "--container-log-max-size=100Mi"])?;
     node.wait("ready Node", |_| Ok(plane.get("/api/v1/nodes/n42")?.filter(is_ready)))?;
     plane.apply(&pod("talk", TALK, "busybox"))?;
     plane.apply(&pod("flood", FLOOD, "busybox"))?;
     plane.apply(&pod("lost", "true", "nowhere.invalid/x:1"))?;
     node.wait_for_pod(&plane, "talk", is_ready)?;
+    figures(&plane, &mut node)?;
     kubectl_logs(&plane, &mut node)?;
     let kubelet = KubeletClient::new(&plane, 42);
     plane.kubeconfig("admin", "kubernetes-admin", Some("system:masters"))?;
     slow_readers(&plane, &mut node, &kubelet)?;
     rude_clients(&kubelet)?;
     node.terminate()
+}
+
+/// What metrics-server and Prometheus ask for, through the API server.
+fn figures(plane: &ControlPlane, node: &mut ClusterNode) -> Result<()> {
+    let get = |path: &str| plane.print(&["get", "--raw", &format!("/api/v1/nodes/n42/proxy{path}")]);
+    let series = r#"{container="main",namespace="default",pod="talk"} "#;
+    node.wait("figures of the pod", |_| {
+        let text = get("/metrics/resource")?;
+        let value = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name}{series}")))?;
+            line.split(' ').next()?.parse::<f64>().ok()
+        };
+        let names =
+            ["container_cpu_usage_seconds_total", "container_memory_working_set_bytes", "container_start_time_seconds"];
+        let known = names.iter().all(|name| value(name).is_some_and(|value| value > 0.0));
+        Ok((known && text.contains("\nscrape_error 0\n")).then_some(()))
+    })?;
+    let summary: Value = serde_json::from_str(&get("/stats/summary")?)?;
+    let pods = summary["pods"].as_array().context("pods")?;
+    let talk = pods.iter().find(|pod| pod["podRef"]["name"] == "talk").context("the pod")?;
+    ensure!(summary["node"]["nodeName"] == "n42" && summary["node"]["memory"]["workingSetBytes"].is_u64(), "{summary}");
+    ensure!(talk["containers"][0]["memory"]["workingSetBytes"].as_u64() > Some(0), "{talk}");
+    ensure!(talk["network"]["name"] == "eth0" && talk["containers"][0]["rootfs"]["usedBytes"].is_u64(), "{talk}");
+    let cadvisor = get("/metrics/cadvisor")?;
+    ensure!(cadvisor.contains(r#"namespace="default",pod="talk"} "#) && cadvisor.contains("machine_cpu_cores "));
+    ensure!(get("/metrics")?.contains(r#"kubelet_node_name{node="n42"} 1"#));
+    Ok(())
 }
 
 fn lines(text: &str) -> Vec<&str> {

@@ -46,6 +46,7 @@ pub use known::{Known, KnownError};
 pub use lease::run as lease;
 pub use mirrors::run as keep_mirrors;
 pub(crate) use mirrors::{is_static, mirrored};
+pub(crate) use node_object::VERSION;
 pub use node_object::{Identity, Taints};
 pub use peers::{Neighbourhood, peers};
 pub use pods::{Own, Sources, own_node, own_pods, run as follow_pods, services};

@@ -39,7 +39,7 @@ pub struct Identity {
 }
 
 /// The version that the node says it is: what it behaves like.
-const VERSION: &str = "v1.36.0";
+pub(crate) const VERSION: &str = "v1.36.0";
 const ATTACH_DETACH: &str = "volumes.kubernetes.io/controller-managed-attach-detach";
 
 impl Identity {

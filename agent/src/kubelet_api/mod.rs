@@ -6,7 +6,8 @@
 //!   Asked::of(method, path) what is asked for, and the right that it needs; pure    (route)
 //!   Authentication          certificate, then token, then nobody: 401               (authentication, users)
 //!   Authorization           the API server says yes or no: 403                      (authorization)
-//!   Routes                  the answer                                              (health, pods, container_logs, node_logs)
+//!   Routes                  the answer                                              (health, pods, container_logs, node_logs,
+//!                           stats, own_metrics)
 //!   Streams                 exec, attach, portForward, run: whoever implements it
 //! ```
 //!
@@ -21,13 +22,17 @@ mod connections;
 mod container_logs;
 mod health;
 mod node_logs;
+mod own_metrics;
 mod pods;
 mod remembered;
 mod route;
 mod server;
 mod settings;
+mod stats;
 mod tls;
 mod users;
+
+use std::time::Duration;
 
 pub use answers::{Answer, text};
 pub use pods::{find, names};
@@ -35,3 +40,6 @@ pub use route::{PodRef, StreamRoute};
 pub use server::{Bound, ListenError, NodeSlot, Streams, bind};
 pub use settings::Settings;
 pub use tls::TlsError;
+
+/// Lists and figures of the runtime.
+const RUNTIME: Duration = Duration::from_secs(10);

@@ -10,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::answers::{Answer, text};
 use super::route::PodRef;
+use crate::container::all_containers;
 use crate::names::PodUid;
 use crate::view::PodView;
 
@@ -85,12 +86,9 @@ pub(super) fn checkpoint(views: &BTreeMap<PodUid, PodView>, pod: &PodRef, contai
 
 /// The names of all containers of a pod.
 pub fn names(pod: &Pod) -> impl Iterator<Item = &str> {
-    let spec = pod.spec.as_ref();
-    let regular = spec.map(|spec| spec.containers.as_slice()).unwrap_or_default();
-    let inits = spec.and_then(|spec| spec.init_containers.as_deref()).unwrap_or_default();
-    let ephemeral = spec.and_then(|spec| spec.ephemeral_containers.as_deref()).unwrap_or_default();
-    let ephemeral = ephemeral.iter().map(|container| container.name.as_str());
-    regular.iter().chain(inits).map(|container| container.name.as_str()).chain(ephemeral)
+    let ephemeral = pod.spec.iter().flat_map(|spec| spec.ephemeral_containers.iter().flatten());
+    let ephemeral = ephemeral.map(|container| container.name.as_str());
+    all_containers(pod).map(|container| container.name.as_str()).chain(ephemeral)
 }
 
 #[cfg(test)]

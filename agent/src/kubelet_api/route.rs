@@ -28,6 +28,10 @@ pub(super) enum Route {
     RunningPods,
     /// `/configz`.
     Configz,
+    /// `/stats/summary`.
+    Summary,
+    /// `/metrics` and what is below it.
+    Metrics(Metrics),
     /// `/containerLogs/<namespace>/<pod>/<container>`.
     ContainerLogs(PodRef, String),
     /// `/logs/`: a file or folder below the node's `/var/log`.
@@ -36,6 +40,17 @@ pub(super) enum Route {
     Checkpoint(PodRef, String),
     /// One of the streams.
     Stream(StreamRoute),
+}
+
+/// Which figures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Metrics {
+    /// The agent's own.
+    Own,
+    /// `/metrics/resource`.
+    Resource,
+    /// `/metrics/cadvisor`.
+    Cadvisor,
 }
 
 /// What needs an upgraded connection, and `run`, which goes with them.
@@ -146,6 +161,10 @@ fn find(segments: &[&str]) -> Found {
         ["healthz", check] => (Route::Healthz(Some(check.to_owned())), "GET"),
         ["pods"] => (Route::Pods, "GET"),
         ["runningpods"] => (Route::RunningPods, "GET"),
+        ["stats", "summary"] => (Route::Summary, "GET"),
+        ["metrics"] => (Route::Metrics(Metrics::Own), "GET"),
+        ["metrics", "resource"] => (Route::Metrics(Metrics::Resource), "GET"),
+        ["metrics", "cadvisor"] => (Route::Metrics(Metrics::Cadvisor), "GET"),
         ["configz"] => (Route::Configz, "GET"),
         ["containerLogs", namespace, name, container] => {
             (Route::ContainerLogs(pod(namespace, name, None), container.to_owned()), "GET")
@@ -214,6 +233,10 @@ mod tests {
                 "POST /checkpoint/ns/p/c",
                 "GET /checkpoint/ns/p/c",
                 "GET /containerLogs/ns/p/c",
+                "GET /stats/summary",
+                "POST /metrics",
+                "GET /metrics/cadvisor",
+                "GET /metrics/other",
                 "GET /logs/",
                 "GET /logs/pods/a%20b.log",
                 "GET /logs/../shadow",
@@ -233,6 +256,10 @@ mod tests {
                 POST /checkpoint/ns/p/c: create checkpoint -> Checkpoint(PodRef { namespace: "ns", name: "p", uid: None }, "c")
                 GET /checkpoint/ns/p/c: get checkpoint -> Method("POST")
                 GET /containerLogs/ns/p/c: get proxy (debugging) -> ContainerLogs(PodRef { namespace: "ns", name: "p", uid: None }, "c")
+                GET /stats/summary: get stats -> Summary
+                POST /metrics: create metrics -> Method("GET")
+                GET /metrics/cadvisor: get metrics -> Metrics(Cadvisor)
+                GET /metrics/other: get metrics -> NotFound
                 GET /logs/: get log (debugging) -> NodeLogs([])
                 GET /logs/pods/a%20b.log: get log (debugging) -> NodeLogs(["pods", "a b.log"])
                 GET /logs/../shadow: get proxy -> NotFound

@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
 use serde_json::json;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -18,20 +19,20 @@ use super::answers::{self, Answer, text};
 use super::authentication::{Authentication, Tokens};
 use super::authorization::{Authorization, Denied};
 use super::connections::{Answers, Connections, Peer, Port, full};
-use super::route::{Asked, Miss, Route, StreamRoute};
+use super::route::{Asked, Metrics, Miss, Route, StreamRoute};
 use super::settings::Settings;
+use super::stats::{self, Rates};
 use super::tls::{Serving, TlsError, client_authority, serving};
-use super::{container_logs, health, node_logs, pods};
+use super::{RUNTIME, container_logs, health, node_logs, own_metrics, pods};
 use crate::api::Client;
 use crate::errors::chain;
 use crate::listen::listen;
+use crate::metrics;
 use crate::names::PodUid;
 use crate::node::Handle;
 
 /// The loop that starts and stops pods answers in microseconds; one that does not within this is stuck.
 const LOOP: Duration = Duration::from_secs(10);
-/// Lists of the runtime.
-const RUNTIME: Duration = Duration::from_secs(10);
 
 /// Serves exec, attach, portForward and run. A request that comes here has been let in; its `Authorization` header is gone.
 /// The pod and the container are only names: whether they are there is judged here (see [`super::find`]).
@@ -105,7 +106,7 @@ impl Bound {
         }
         let tls = Arc::new(serving(&settings, node_name)?);
         let gate = gate(&settings, client, node_name)?;
-        let routes = Arc::new(Routes { settings, node, streams });
+        let routes = Arc::new(Routes { settings, node, streams, rates: Rates::default(), scrapes: Semaphore::new(2) });
         let secure = Secure { gate, routes: Arc::clone(&routes) };
         let mut tasks: Vec<_> =
             self.secure.map(|listener| spawn(listener, Some(tls), secure, stop)).into_iter().collect();
@@ -194,9 +195,13 @@ impl Answers for Open {
     }
 }
 
+fn exposed(body: String) -> Answer {
+    answers::whole(StatusCode::OK, metrics::CONTENT_TYPE, body)
+}
+
 /// What can be had without a name: it changes nothing and shows no secret.
 fn is_harmless(route: &Route) -> bool {
-    matches!(route, Route::Healthz(_) | Route::Pods)
+    matches!(route, Route::Healthz(_) | Route::Pods | Route::Summary | Route::Metrics(_))
 }
 
 fn is_health(route: &Route) -> bool {
@@ -208,6 +213,9 @@ struct Routes {
     settings: Settings,
     node: NodeSlot,
     streams: Option<Arc<dyn Streams>>,
+    rates: Rates,
+    /// Two scrapes at a time: a third waits, and a crowd of them cannot keep the machine busy.
+    scrapes: Semaphore,
 }
 
 impl Routes {
@@ -237,11 +245,36 @@ impl Routes {
                 text(StatusCode::METHOD_NOT_ALLOWED, "logs endpoint is disabled.\n")
             }
             Route::NodeLogs(path) => node_logs::answer(&path, request.uri().path().ends_with('/')).await,
+            Route::Summary => self.summary(node, request.uri().query().unwrap_or_default()).await,
+            Route::Metrics(wanted) => self.metrics(node, wanted).await,
             Route::Checkpoint(pod, container) => pods::checkpoint(&node.views.borrow().clone(), &pod, &container),
             Route::Stream(wanted) => match &self.streams {
                 Some(streams) => streams.serve(wanted, node, request).await,
                 None => text(StatusCode::NOT_IMPLEMENTED, "streams are not served by this agent\n"),
             },
+        }
+    }
+
+    async fn summary(&self, node: &Handle, query: &str) -> Answer {
+        let _turn = self.scrapes.acquire().await;
+        let only = form_urlencoded::parse(query.as_bytes())
+            .any(|(key, value)| key == "only_cpu_and_memory" && value == "true");
+        match stats::measure(node).await {
+            Ok(usage) => answers::json(&stats::summary::document(&usage, &self.rates, only)),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, chain(&error)),
+        }
+    }
+
+    async fn metrics(&self, node: &Handle, wanted: Metrics) -> Answer {
+        let _turn = self.scrapes.acquire().await;
+        let measured = match wanted {
+            Metrics::Own => return exposed(own_metrics::text(node)),
+            Metrics::Resource | Metrics::Cadvisor => stats::measure(node).await,
+        };
+        match (wanted, measured) {
+            (Metrics::Resource, measured) => exposed(stats::resource::text(measured.ok().as_ref())),
+            (_, Ok(usage)) => exposed(stats::cadvisor::text(&usage)),
+            (_, Err(error)) => text(StatusCode::INTERNAL_SERVER_ERROR, chain(&error)),
         }
     }
 
