@@ -40,6 +40,7 @@ mod recovery;
 mod sandbox;
 mod service;
 mod signals;
+pub mod spdy;
 mod state;
 mod stats;
 mod streaming;
