@@ -18,7 +18,7 @@
 //! change and never while one waits for them to end.
 //!
 //! Reading order: `state`, `core`, `sandbox`, `container`, `service`, `recovery`; beside them [`images`],
-//! [`containers`] (CRI to OCI to what a shim starts), [`cgroups`], `streaming`.
+//! [`containers`] (CRI to OCI to what a shim starts), [`cgroups`], [`spdy`], `streaming`.
 //! Nothing here knows Kubernetes objects or decides what should run.
 
 pub mod binaries;
@@ -30,6 +30,7 @@ mod core;
 mod embedded;
 mod error;
 mod events;
+pub mod idle;
 mod idmap;
 mod ids;
 pub mod images;

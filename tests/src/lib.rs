@@ -14,4 +14,5 @@ pub mod node;
 pub mod pod_network;
 pub mod registry;
 pub mod service_world;
+pub mod spdy;
 pub mod trust;

@@ -22,7 +22,7 @@ use crate::error::{Doing, LifeError, chain};
 use crate::sandbox::{Sandbox, namespaces};
 use crate::state::records::{ContainerPhase, SandboxPhase};
 use crate::streaming::terminal::Terminal;
-use crate::streaming::{Ended, Input, Output, Session, Streams};
+use crate::streaming::{Ended, Input, Output, Session, Streams, Wanted};
 
 /// A port of a pod is on this machine: it answers at once or not at all.
 const DIAL: Duration = Duration::from_secs(10);
@@ -36,20 +36,23 @@ impl Embedded {
         let container = self.core.container(&request.container_id)?;
         must_run(&container)?;
         let core = self.core.clone();
+        let wanted = Wanted { stdin: request.stdin, stdout: request.stdout, stderr: request.stderr, tty: request.tty };
         let begin =
             move || async move { begin_exec(&core, &container, request).await.map_err(|error| chain(&error)) }.boxed();
-        Ok(v1::ExecResponse { url: self.offer("exec", Session::Process(Box::new(begin)))? })
+        Ok(v1::ExecResponse { url: self.offer("exec", Session::Process(wanted, Box::new(begin)))? })
     }
 
     pub(super) fn offer_attach(&self, request: v1::AttachRequest) -> Result<v1::AttachResponse, LifeError> {
         let container = self.core.container(&request.container_id)?;
         must_run(&container)?;
-        check_streams(request.stdin, request.stdout, request.stderr, container.config().tty)?;
+        let tty = container.config().tty;
+        check_streams(request.stdin, request.stdout, request.stderr, tty)?;
+        let wanted = Wanted { stdin: request.stdin, stdout: request.stdout, stderr: request.stderr, tty: request.tty };
         let core = self.core.clone();
         let begin = move || {
             async move { begin_attach(&core, &container, &request).await.map_err(|error| chain(&error)) }.boxed()
         };
-        Ok(v1::AttachResponse { url: self.offer("attach", Session::Process(Box::new(begin)))? })
+        Ok(v1::AttachResponse { url: self.offer("attach", Session::Process(wanted, Box::new(begin)))? })
     }
 
     pub(super) fn offer_forward(&self, request: &v1::PortForwardRequest) -> Result<v1::PortForwardResponse, LifeError> {

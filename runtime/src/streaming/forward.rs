@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use futures::stream::SplitSink;
+use futures::stream::{SplitSink, SplitStream};
 use futures::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -13,20 +13,18 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::Dial;
-use super::channels::message;
+use super::channels::Parted;
 use super::server::Socket;
+use super::upgrade::Channels;
 
 /// Channels are one byte: two for each port.
 const MOST_PORTS: usize = 64;
 
-/// The kubelet's idle time-out.
-const IDLE: Duration = Duration::from_secs(4 * 3600);
-
 /// Forwards until the client goes away or nothing is left to forward.
-pub(super) async fn run(socket: Socket, query: &str, dial: Dial) {
+pub(super) async fn run(socket: Socket, channels: &'static Channels, query: &str, dial: Dial) {
     let (mut sink, mut source) = socket.split();
     let Some(ports) = ports(query) else {
-        let _ = sink.send(Message::binary(message(1, b"one to 64 port=<number> are expected in the query"))).await;
+        let _ = sink.send(channels.message(1, b"one to 64 port=<number> are expected in the query")).await;
         let _ = sink.close().await;
         return;
     };
@@ -39,10 +37,10 @@ pub(super) async fn run(socket: Socket, query: &str, dial: Dial) {
             inputs.push(open(index as u8, port, &dial, &outgoing, &mut pumps).await);
         }
         drop(outgoing);
-        take_all(&mut source, &mut inputs).await;
+        take_all(&mut source, channels, &mut inputs).await;
     };
     tokio::select! {
-        () = send_all(&mut sink, from_pods) => {}
+        () = send_all(&mut sink, channels, from_pods) => {}
         () = feed => {}
     }
     let _ = timeout(Duration::from_secs(10), sink.close()).await;
@@ -58,16 +56,19 @@ fn ports(query: &str) -> Option<Vec<u16>> {
     (1..=MOST_PORTS).contains(&ports.len()).then_some(ports)
 }
 
+/// Bytes for a channel.
+type Piece = (u8, Vec<u8>);
+
 async fn open(
     index: u8,
     port: u16,
     dial: &Dial,
-    outgoing: &mpsc::Sender<Vec<u8>>,
+    outgoing: &mpsc::Sender<Piece>,
     pumps: &mut JoinSet<()>,
 ) -> Option<OwnedWriteHalf> {
     let (data, error) = (index * 2, index * 2 + 1);
-    outgoing.send(message(data, &port.to_le_bytes())).await.ok()?;
-    outgoing.send(message(error, &port.to_le_bytes())).await.ok()?;
+    outgoing.send((data, port.to_le_bytes().into())).await.ok()?;
+    outgoing.send((error, port.to_le_bytes().into())).await.ok()?;
     match dial(port).await {
         Ok(stream) => {
             let (read, write) = stream.into_split();
@@ -75,40 +76,39 @@ async fn open(
             Some(write)
         }
         Err(why) => {
-            let _ = outgoing.send(message(error, why.as_bytes())).await;
+            let _ = outgoing.send((error, why.into_bytes())).await;
             None
         }
     }
 }
 
-async fn pump(channel: u8, mut from: OwnedReadHalf, outgoing: mpsc::Sender<Vec<u8>>) {
+async fn pump(channel: u8, mut from: OwnedReadHalf, outgoing: mpsc::Sender<Piece>) {
     let mut buffer = vec![0; 32 << 10];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
-        if outgoing.send(message(channel, &buffer[..length])).await.is_err() {
+        if outgoing.send((channel, buffer[..length].to_vec())).await.is_err() {
             return;
         }
     }
 }
 
-async fn send_all(sink: &mut SplitSink<Socket, Message>, mut from_pods: mpsc::Receiver<Vec<u8>>) {
-    while let Ok(Some(piece)) = timeout(IDLE, from_pods.recv()).await {
-        if sink.send(Message::binary(piece)).await.is_err() {
+async fn send_all(sink: &mut SplitSink<Socket, Message>, channels: &Channels, mut from_pods: mpsc::Receiver<Piece>) {
+    while let Some((channel, piece)) = from_pods.recv().await {
+        if sink.send(channels.message(channel, &piece)).await.is_err() {
             return;
         }
     }
 }
 
-async fn take_all(source: &mut futures::stream::SplitStream<Socket>, inputs: &mut [Option<OwnedWriteHalf>]) {
+async fn take_all(source: &mut SplitStream<Socket>, channels: &Channels, inputs: &mut [Option<OwnedWriteHalf>]) {
     while let Some(Ok(received)) = source.next().await {
-        let data = match received {
-            Message::Binary(data) => data,
-            Message::Close(_) | Message::Text(_) => return,
-            _ => continue,
+        let (channel, bytes) = match channels.part(received) {
+            Parted::On(channel, bytes) => (channel, bytes),
+            Parted::Nothing => continue,
+            Parted::End => return,
         };
-        let Some((&channel, bytes)) = data.split_first() else { continue };
         let Some(input) = inputs.get_mut(usize::from(channel / 2)).filter(|_| channel % 2 == 0) else { return };
         if let Some(stream) = input
-            && stream.write_all(bytes).await.is_err()
+            && stream.write_all(&bytes).await.is_err()
         {
             *input = None;
         }

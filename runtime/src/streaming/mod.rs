@@ -1,23 +1,30 @@
 //! Exec, attach and port-forward over a connection: what `Exec`, `Attach` and `PortForward` hand out a URL for.
 //!
 //! ```text
-//! CRI call --Session--> tokens --URL--> caller ... connects to 127.0.0.1 --head--> tokens --Session--> pump
+//! CRI call --Session--> tokens --URL--> caller ... connects to 127.0.0.1 --head--> tokens --Session--> upgrade
+//!      upgrade --WebSocket--> channels --+                          +--> process (exec, attach)
+//!      upgrade --SPDY/3.1---> lanes -----+---- Speaker, Listener ---+
+//!      upgrade --SPDY/3.1, by itself or in a WebSocket--> pairs;  --WebSocket--> forward
 //! ```
 //!
-//! A URL holds a token of 256 random bits, works once, and only for a minute. The connection speaks WebSocket with
-//! the `v5.channel.k8s.io` or `v4.channel.k8s.io` subprotocol, where byte 0 of a binary message is its channel.
-//! SPDY/3.1 is refused in words. Every buffer is bounded: a slow client slows the process down, nothing piles up.
+//! A URL holds a token of 256 random bits, works once, and only for a minute. Every buffer is bounded: a slow client slows
+//! the process down, nothing piles up. A connection on which nothing moves for four hours is closed, as the kubelet does.
 //!
-//! Reading order: [`head`] (what a connection asks for), [`channels`] (what a message means), [`server`],
-//! [`process`] (exec and attach), [`forward`]. Nothing in here knows a container: a [`Session`] is a few streams.
+//! Reading order: [`head`] and [`upgrade`] (what a connection asks for), [`server`], [`process`] and its two codecs,
+//! [`channels`] with [`websocket`] and [`lanes`]; [`pairs`] and [`forward`] (ports).
+//! Nothing in here knows a container: a [`Session`] is a few streams.
 
 pub(crate) mod channels;
 pub(crate) mod forward;
 pub(crate) mod head;
+pub(crate) mod lanes;
+pub(crate) mod pairs;
 pub(crate) mod process;
 pub(crate) mod server;
 pub(crate) mod terminal;
 pub(crate) mod tokens;
+pub(crate) mod upgrade;
+pub(crate) mod websocket;
 
 use std::pin::Pin;
 
@@ -28,8 +35,8 @@ use tokio::sync::mpsc;
 
 /// What a one-time URL stands for.
 pub(crate) enum Session {
-    /// A process to start or to attach to, once the client is there.
-    Process(Begin<Streams>),
+    /// A process to start or to attach to, once the client is there with its streams.
+    Process(Wanted, Begin<Streams>),
     /// Connections into a pod's network.
     Forward(Dial),
 }
@@ -37,10 +44,23 @@ pub(crate) enum Session {
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::Process(_) => "Session::Process",
+            Self::Process(..) => "Session::Process",
             Self::Forward(_) => "Session::Forward",
         })
     }
+}
+
+/// The streams that were asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// The client sends input.
+    pub stdin: bool,
+    /// Standard output.
+    pub stdout: bool,
+    /// Standard error.
+    pub stderr: bool,
+    /// There is a terminal, whose size the client tells.
+    pub tty: bool,
 }
 
 /// Begins when the client has connected; the error is for the client's eyes.

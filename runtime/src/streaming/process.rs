@@ -1,23 +1,12 @@
-//! Exec and attach: a process's streams on the channels of one WebSocket.
+//! Exec and attach: where a process's streams and a client's meet. Each protocol brings a [`Speaker`] and a [`Listener`].
 
 use std::pin::Pin;
 use std::time::Duration;
 
-use futures::stream::{SplitSink, SplitStream};
-use futures::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::protocol::CloseFrame;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
-use super::channels::{self, ERROR, FromClient, STDERR, STDOUT};
-use super::head::Protocol;
-use super::server::Socket;
 use super::{Begin, Ended, Input, Output, Streams};
-
-/// The kubelet's idle time-out.
-const IDLE: Duration = Duration::from_secs(4 * 3600);
 
 /// A process's own children may hold its output open after its end; what it wrote itself is in the pipe already.
 const DRAIN: Duration = Duration::from_millis(200);
@@ -25,34 +14,65 @@ const DRAIN: Duration = Duration::from_millis(200);
 /// And they may go on writing: a slow client gets this long to take what there is.
 const LONGEST_DRAIN: Duration = Duration::from_secs(10);
 
+/// A client that does not read any more gets no more of our time than this to hear of the end.
+const FAREWELL: Duration = Duration::from_secs(10);
+
 /// One read; kubectl uses the same.
 const PIECE: usize = 32 << 10;
 
-type Sink = SplitSink<Socket, Message>;
+/// The client is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Lost;
+
+/// Which of its outputs a process wrote to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outlet {
+    /// Standard output, or the terminal.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// What a client asks for while its process runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// These bytes are for its standard input.
+    Input(Vec<u8>),
+    /// That was its input.
+    EndOfInput,
+    /// The terminal has so many columns and rows.
+    Resize(u16, u16),
+}
+
+/// The way to a client. It returns when the client, or bounded buffers on the way, have taken what was given.
+pub(super) trait Speaker {
+    async fn output(&mut self, outlet: Outlet, data: &[u8]) -> Result<(), Lost>;
+    /// Tells how it ended, after all output.
+    async fn finish(self, ended: &Ended) -> Result<(), Lost>;
+}
+
+/// The way from a client; `None` when it is gone or broke the protocol.
+pub(super) trait Listener {
+    async fn next(&mut self) -> Option<Asked>;
+}
 
 /// Begins the session and carries its streams until the process ends or the client goes away.
-pub(super) async fn run(socket: Socket, protocol: Protocol, begin: Begin<Streams>) {
-    let (mut sink, source) = socket.split();
+pub(super) async fn run(mut speaker: impl Speaker, listener: impl Listener, begin: Begin<Streams>) {
     let ended = match begin().await {
-        Ok(streams) => carry(&mut sink, source, protocol, streams).await,
+        Ok(streams) => carry(&mut speaker, listener, streams).await,
         Err(why) => Some(Ended::Failed(why)),
     };
     if let Some(ended) = ended {
-        finish(&mut sink, &ended).await;
+        let _ = timeout(FAREWELL, speaker.finish(&ended)).await;
     }
 }
 
 /// `None` when the client went away first.
-async fn carry(
-    sink: &mut Sink,
-    mut source: SplitStream<Socket>,
-    protocol: Protocol,
-    streams: Streams,
-) -> Option<Ended> {
+async fn carry(speaker: &mut impl Speaker, mut listener: impl Listener, streams: Streams) -> Option<Ended> {
     let Streams { stdin, stdout, stderr, resize, ended, abandon } = streams;
     let outcome = tokio::select! {
-        ended = send_output(sink, stdout, stderr, ended) => ended,
-        () = take_input(&mut source, protocol, stdin, resize) => None,
+        ended = send_output(speaker, stdout, stderr, ended) => ended,
+        () = take_input(&mut listener, stdin, resize) => None,
     };
     if outcome.is_none() {
         abandon();
@@ -62,62 +82,63 @@ async fn carry(
 
 /// Both outputs until the end of the process, and then what is left in them.
 async fn send_output(
-    sink: &mut Sink,
+    speaker: &mut impl Speaker,
     stdout: Option<Output>,
     stderr: Option<Output>,
     ended: impl Future<Output = Ended>,
 ) -> Option<Ended> {
-    let (mut out, mut err) = (Reader::new(STDOUT, stdout), Reader::new(STDERR, stderr));
+    let (mut out, mut err) = (Reader::new(stdout), Reader::new(stderr));
     let mut ended = std::pin::pin!(ended);
     let mut known: Option<(Ended, Instant)> = None;
     loop {
-        let patience = match &known {
-            Some((end, since)) if out.is_done() && err.is_done() || since.elapsed() > LONGEST_DRAIN => {
-                return Some(end.clone());
-            }
-            Some(_) => DRAIN,
-            None => IDLE,
-        };
-        let piece = tokio::select! {
+        if let Some((end, since)) = &known
+            && (out.is_done() && err.is_done() || since.elapsed() > LONGEST_DRAIN)
+        {
+            return Some(end.clone());
+        }
+        let (outlet, length) = tokio::select! {
             // Output first: an end that is told while output waits would cut it off.
             biased;
-            piece = out.read() => piece,
-            piece = err.read() => piece,
-            end = &mut ended, if known.is_none() => { known = Some((end, Instant::now())); None }
-            () = tokio::time::sleep(patience) => return known.map(|(end, _)| end),
+            length = out.read() => (Outlet::Stdout, length),
+            length = err.read() => (Outlet::Stderr, length),
+            end = &mut ended, if known.is_none() => {
+                known = Some((end, Instant::now()));
+                continue;
+            }
+            () = tokio::time::sleep(DRAIN), if known.is_some() => return known.map(|(end, _)| end),
         };
-        if let Some(message) = piece {
-            sink.send(Message::binary(message)).await.ok()?;
+        let from = if outlet == Outlet::Stdout { &out } else { &err };
+        if length > 0 {
+            speaker.output(outlet, &from.buffer[..length]).await.ok()?;
         }
     }
 }
 
 /// One output stream; a finished one waits for ever, so that a `select!` passes it by.
 struct Reader {
-    channel: u8,
     stream: Option<Output>,
     buffer: Vec<u8>,
 }
 
 impl Reader {
-    fn new(channel: u8, stream: Option<Output>) -> Self {
+    fn new(stream: Option<Output>) -> Self {
         let buffer = if stream.is_some() { vec![0; PIECE] } else { Vec::new() };
-        Self { channel, stream, buffer }
+        Self { stream, buffer }
     }
 
     fn is_done(&self) -> bool {
         self.stream.is_none()
     }
 
-    /// The next message, or `None` at the end of the stream. Cancelled, it has read nothing.
-    async fn read(&mut self) -> Option<Vec<u8>> {
+    /// How much is in the buffer now, nothing at the end of the stream. Cancelled, it has read nothing.
+    async fn read(&mut self) -> usize {
         let Some(stream) = &mut self.stream else { return std::future::pending().await };
         match stream.read(&mut self.buffer).await {
-            Ok(length) if length > 0 => Some(channels::message(self.channel, &self.buffer[..length])),
+            Ok(length) if length > 0 => length,
             // A terminal whose last user is gone reads as EIO.
             _ => {
                 self.stream = None;
-                None
+                0
             }
         }
     }
@@ -125,28 +146,20 @@ impl Reader {
 
 /// Ends when the client goes away or breaks the protocol.
 async fn take_input(
-    source: &mut SplitStream<Socket>,
-    protocol: Protocol,
+    listener: &mut impl Listener,
     mut stdin: Option<Input>,
     resize: Option<tokio::sync::mpsc::Sender<(u16, u16)>>,
 ) {
-    while let Some(Ok(message)) = source.next().await {
-        let data = match message {
-            Message::Binary(data) => data,
-            Message::Close(_) | Message::Text(_) => return,
-            _ => continue,
-        };
-        match channels::understand(&data, protocol) {
-            FromClient::Input(bytes) => write_input(&mut stdin, bytes).await,
-            FromClient::EndOfInput => stdin = None,
-            FromClient::Resize(columns, rows) => {
+    while let Some(asked) = listener.next().await {
+        match asked {
+            Asked::Input(bytes) => write_input(&mut stdin, &bytes).await,
+            Asked::EndOfInput => stdin = None,
+            Asked::Resize(columns, rows) => {
                 if let Some(resize) = &resize {
                     // A size that finds the queue full is outdated by those in it.
                     let _ = resize.try_send((columns, rows));
                 }
             }
-            FromClient::Nothing => {}
-            FromClient::Bad(_) => return,
         }
     }
 }
@@ -158,16 +171,4 @@ async fn write_input(stdin: &mut Option<Input>, bytes: &[u8]) {
     if stream.write_all(bytes).await.is_err() || stream.flush().await.is_err() {
         *stdin = None;
     }
-}
-
-/// Tells how it ended and closes.
-async fn finish(sink: &mut Sink, ended: &Ended) {
-    let close = CloseFrame { code: CloseCode::Normal, reason: "".into() };
-    let said = async {
-        sink.send(Message::binary(channels::message(ERROR, &channels::status(ended)))).await?;
-        sink.send(Message::Close(Some(close))).await?;
-        sink.close().await
-    };
-    // A client that does not read any more gets no more of our time.
-    let _ = timeout(Duration::from_secs(10), said).await;
 }

@@ -15,12 +15,17 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use super::head::{self, Head, Parsed, Verdict};
+use super::head::{self, Head, Parsed};
 use super::tokens::{TokenError, Tokens};
-use super::{Session, forward, process};
+use super::upgrade::{self, Kind, Protocol, Verdict};
+use super::{Session, forward, lanes, pairs, process, websocket};
+use crate::idle::{Watched, watch};
 
 /// A client sends its head at once; this is for a machine under load.
 const HEAD_TIME: Duration = Duration::from_secs(10);
+
+/// The kubelet's idle time-out.
+const IDLE: Duration = Duration::from_secs(4 * 3600);
 
 /// Connections at the same time, sessions included: what a node of 250 pods could want, and a bound.
 const MOST_CONNECTIONS: usize = 1024;
@@ -29,7 +34,7 @@ const MOST_CONNECTIONS: usize = 1024;
 const LARGEST_MESSAGE: usize = 1 << 20;
 
 /// A WebSocket connection whose upgrade is done.
-pub(super) type Socket = WebSocketStream<TcpStream>;
+pub(super) type Socket = WebSocketStream<Watched<TcpStream>>;
 
 /// The streaming server.
 #[derive(Debug)]
@@ -100,17 +105,45 @@ async fn serve(mut stream: TcpStream, tokens: &Tokens<Session>) -> io::Result<()
     let Some(session) = tokens.redeem(token, Instant::now()) else {
         return say_no(stream, &head::refusal("404 Not Found", "this URL was used already, or is too old")).await;
     };
-    let (protocol, response) = match head::judge(&head) {
+    let kind = if matches!(session, Session::Process(..)) { Kind::Process } else { Kind::Forward };
+    let (protocol, response) = match upgrade::judge(&head, kind) {
         Verdict::Upgrade { protocol, response } => (protocol, response),
         Verdict::Refuse { response } => return say_no(stream, &response).await,
     };
     stream.write_all(response.as_bytes()).await?;
-    let socket = WebSocketStream::from_partially_read(stream, rest, Role::Server, Some(limits())).await;
-    match session {
-        Session::Process(begin) => process::run(socket, protocol, begin).await,
-        Session::Forward(dial) => forward::run(socket, &head.query, dial).await,
+    let (stream, silence) = watch(stream, IDLE);
+    tokio::select! {
+        () = carry(stream, rest, protocol, &head, session) => {}
+        () = silence => debug!(path = head.path, "a streaming connection was idle for too long"),
     }
     Ok(())
+}
+
+/// What the connection is for, until its end. `rest` followed the head.
+async fn carry(stream: Watched<TcpStream>, rest: Vec<u8>, protocol: Protocol, head: &Head, session: Session) {
+    match (protocol, session) {
+        (Protocol::Lanes(lanes), Session::Process(wanted, begin)) => {
+            lanes::run(stream, &rest, lanes, wanted, begin).await;
+        }
+        (Protocol::Channels(channels), Session::Process(_, begin)) => {
+            let (speaker, listener) = websocket::halves(socket(stream, rest).await, channels);
+            process::run(speaker, listener, begin).await;
+        }
+        (Protocol::Pairs, Session::Forward(dial)) => pairs::run(stream, &rest, dial).await,
+        (Protocol::TunnelledPairs, Session::Forward(dial)) => {
+            pairs::run(websocket::tunnel(socket(stream, rest).await), &[], dial).await;
+        }
+        (Protocol::Channels(channels), Session::Forward(dial)) => {
+            forward::run(socket(stream, rest).await, channels, &head.query, dial).await;
+        }
+        // `judge` was told the kind and offers no other.
+        (Protocol::Pairs | Protocol::TunnelledPairs, Session::Process(..))
+        | (Protocol::Lanes(_), Session::Forward(_)) => {}
+    }
+}
+
+async fn socket(stream: Watched<TcpStream>, rest: Vec<u8>) -> Socket {
+    WebSocketStream::from_partially_read(stream, rest, Role::Server, Some(limits())).await
 }
 
 fn limits() -> WebSocketConfig {
