@@ -23,6 +23,22 @@ pub struct PodView {
     pub stopping: bool,
 }
 
+impl PodView {
+    /// The status of a container, of whatever kind.
+    pub fn container(&self, name: &str) -> Option<&ContainerStatus> {
+        let status = &self.status;
+        let lists = [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
+        lists.into_iter().filter_map(Option::as_deref).flatten().find(|container| container.name == name)
+    }
+
+    /// The runtime's id of a container that runs.
+    pub fn running(&self, name: &str) -> Option<String> {
+        let status = self.container(name)?;
+        status.state.as_ref()?.running.as_ref()?;
+        status.container_id.as_deref()?.split_once("://").map(|(_, id)| id.to_owned())
+    }
+}
+
 /// All pods, whole, whenever one of them changes.
 pub type PodViews = watch::Receiver<Arc<BTreeMap<PodUid, PodView>>>;
 

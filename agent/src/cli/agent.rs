@@ -27,7 +27,7 @@ use crate::cluster::{self, Bootstrap, Credentials, Identity, Machine, Rotation};
 use crate::config::kubelet::{KubeletConfiguration, ServingCertificate};
 use crate::config::{Config, Draft};
 use crate::events::{About, EventType, Recorder};
-use crate::kubelet_api::{self, NodeSlot};
+use crate::kubelet_api::{self, NodeSlot, RuntimeStreams};
 use crate::names::PodUid;
 use crate::node::{self, facts};
 use crate::pods::life::{Life, Undo};
@@ -107,7 +107,8 @@ pub(super) async fn run(args: AgentArgs, run_dir: PathBuf) -> anyhow::Result<Exi
         bootstrap(&args, &config.node_name).await?;
         let client = Client::new(Kubeconfig::load(&args.kubeconfig)?)?;
         let slot = NodeSlot::default();
-        let ports = ports.serve(&client, &config.node_name, slot.clone(), None, &stop)?;
+        let streams = Arc::new(RuntimeStreams::new(kubelet.server.streaming_idle, stop.clone()));
+        let ports = ports.serve(&client, &config.node_name, slot.clone(), Some(streams), &stop)?;
         let mut joined = join(&args, &kubelet, config, lock, &client, identity, &stop).await?;
         slot.fill(joined.node.handle());
         joined.tasks.extend(ports);

@@ -29,6 +29,7 @@ mod route;
 mod server;
 mod settings;
 mod stats;
+mod streams;
 mod tls;
 mod users;
 
@@ -39,6 +40,7 @@ pub use pods::{find, names};
 pub use route::{PodRef, StreamRoute};
 pub use server::{Bound, ListenError, NodeSlot, Streams, bind};
 pub use settings::Settings;
+pub use streams::RuntimeStreams;
 pub use tls::TlsError;
 
 /// Lists and figures of the runtime.

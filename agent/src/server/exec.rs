@@ -58,12 +58,7 @@ pub(super) async fn start(
 
 fn running(view: &PodView, container: Option<&str>) -> Result<String, Refusal> {
     let status = container_status(view, container)?;
-    let runs = status.state.as_ref().is_some_and(|state| state.running.is_some());
-    let id = status.container_id.as_deref().and_then(|id| id.split_once("://")).map(|(_, id)| id.to_owned());
-    match id {
-        Some(id) if runs => Ok(id),
-        _ => Err(Refusal::bad(format!("container {:?} is not running", status.name))),
-    }
+    view.running(&status.name).ok_or_else(|| Refusal::bad(format!("container {:?} is not running", status.name)))
 }
 
 /// The status of the named container, or of the first one.
@@ -71,7 +66,7 @@ pub(super) fn container_status<'a>(view: &'a PodView, name: Option<&str>) -> Res
     let first =
         view.pod.spec.as_ref().and_then(|spec| spec.containers.first()).map(|container| container.name.as_str());
     let wanted = name.or(first).unwrap_or_default();
-    container_logs::status_of(view, wanted).ok_or_else(|| {
+    view.container(wanted).ok_or_else(|| {
         let pod = view.pod.metadata.name.as_deref().unwrap_or_default();
         Refusal::not_found(format!("container {wanted:?} not found in pod {pod:?}"))
     })
