@@ -273,6 +273,60 @@ fn node_ports_answer_outside_where_they_are_told_to() -> Result<()> {
     world.ends_clean()
 }
 
+/// As an attacker would: with its own loopback address moved away, so that packets to 127.0.0.1 leave.
+fn reaches_for_the_loopback(neighbour: &Netns) -> Result<()> {
+    neighbour.set_sysctl("net/ipv4/conf/eth0/route_localnet", "1")?;
+    neighbour.ip("address del 127.0.0.1/8 dev lo")?;
+    neighbour.ip("route add 127.0.0.1 via 192.0.2.10 dev eth0").map(drop)
+}
+
+#[test]
+fn node_ports_answer_on_localhost_where_they_are_told_to_and_the_loopback_stays_closed() -> Result<()> {
+    let flags = [
+        "--iptables-localhost-nodeports",
+        "--iptables-masquerade-bit=9",
+        "--detect-local-mode=InterfaceNamePrefix",
+        "--pod-interface-name-prefix=veth",
+    ];
+    let mut world = World::new(&[("web.yaml", &web())], &flags)?;
+    ensure!(world.answer("127.0.0.1:30080")?.starts_with("a "));
+    world.node.serve_udp("127.0.0.1:99", "node")?;
+    ensure!(world.node.ask_udp("127.0.0.1:99")? == "node 127.0.0.1");
+    let attacker = world.neighbours[&30].clone();
+    reaches_for_the_loopback(&attacker)?;
+    ensure!(attacker.ask_udp("127.0.0.1:99").is_err(), "a neighbour reaches the loopback of the node");
+    // The guard is what keeps it out: without it the packet arrives, until somebody notices.
+    let guard = "iptables -I INPUT -d 127.0.0.1 -p udp --dport 99 -j ACCEPT";
+    world.node.command("sh", &["-ec", guard])?;
+    ensure!(attacker.ask_udp("127.0.0.1:99")? == "node 192.0.2.30", "the packet never came as far as the guard");
+    world.node.command("sh", &["-ec", &guard.replace("-I", "-D")])?;
+    let rules = world.node.command("iptables-save", &["-t", "nat"])?;
+    ensure!(rules.contains("10.96.0.10/32 ! -i veth+ ") && rules.contains("--set-xmark 0x200/0x200"), "{rules}");
+
+    world.agent.kill()?;
+    world.agent.set_flags(&["--masquerade-all", "--detect-local-mode=ClusterCIDR", "--cluster-cidr=10.244.0.0/16"]);
+    world.agent.start()?;
+    let node = world.node.clone();
+    world.agent.wait("rules of the other settings", SOON, |_| {
+        let rules = node.command("iptables-save", &["-t", "nat"])?;
+        let marks = |line: &&str| line.contains("10.96.0.10/32 ") && line.ends_with("-j KUBE-MARK-MASQ");
+        let all = rules.lines().find(marks).is_some_and(|line| !line.contains('!') && !line.contains("-s "));
+        Ok((all && rules.contains("--set-xmark 0x4000/0x4000") && !rules.contains("0x200")).then_some(()))
+    })?;
+    ensure!(world.node.ask_tcp("127.0.0.1:30080").is_err(), "nobody asks for it any more");
+    ensure!(attacker.ask_udp("127.0.0.1:99").is_err(), "the guard went while the loopback was open");
+    world.agent.set_flags(&flags);
+    world.agent.interrupt(SOON)?;
+    world.node.set_sysctl("net/ipv4/conf/all/route_localnet", "0")?;
+    world.agent.start()?;
+    ensure!(world.answer("127.0.0.1:30080")?.starts_with("a "));
+    let node = world.node.clone();
+    world.ends_clean()?;
+    ensure!(node.sysctl("net/ipv4/conf/all/route_localnet")? == "0", "the loopback is left open");
+    ensure!(!node.command("iptables-save", &[])?.contains("KUBE-FIREWALL"));
+    Ok(())
+}
+
 #[test]
 fn services_of_both_families_are_programmed() -> Result<()> {
     let six = service("six", "{clusterIP: \"fd00:96::10\", ipFamilies: [IPv6], ports: [{port: 80}]}");
