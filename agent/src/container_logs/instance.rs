@@ -5,13 +5,6 @@ use tokio::sync::watch;
 
 use crate::view::{PodView, PodViews};
 
-/// The status of the container of that name.
-pub(crate) fn status_of<'a>(view: &'a PodView, name: &str) -> Option<&'a ContainerStatus> {
-    let status = &view.status;
-    let lists = [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
-    lists.into_iter().filter_map(Option::as_deref).flatten().find(|container| container.name == name)
-}
-
 /// The number in the log file's name.
 ///
 /// # Errors
@@ -58,7 +51,7 @@ pub(super) fn still_running(
                 views
                     .iter()
                     .find(|(known, _)| known.as_str() == uid)
-                    .and_then(|(_, view)| status_of(view, &container))
+                    .and_then(|(_, view)| view.container(&container))
                     .is_some_and(|status| {
                         let state = status.state.as_ref();
                         status.restart_count == instance && state.is_some_and(|state| state.running.is_some())

@@ -23,7 +23,7 @@ use crate::container::logs;
 use crate::view::{PodView, PodViews};
 
 pub(crate) use file::{Choice, Stream};
-pub(crate) use instance::{instance, status_of};
+pub(crate) use instance::instance;
 
 /// Blocks of output on their way to one reader; with blocks of 64 KiB a stalled reader holds 128 KiB.
 const IN_FLIGHT: usize = 2;

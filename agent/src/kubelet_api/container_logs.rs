@@ -91,7 +91,7 @@ pub(super) async fn answer(node: &Handle, pod: &PodRef, container: &str, query: 
         return text(StatusCode::NOT_FOUND, format!("container {container:?} not found in pod {:?}", pod.name));
     }
     let bad = |words: String| text(StatusCode::BAD_REQUEST, words);
-    let Some(status) = container_logs::status_of(&view, container) else {
+    let Some(status) = view.container(container) else {
         return bad(format!("container {container:?} in pod {:?} is not available", pod.name));
     };
     let instance = match container_logs::instance(status, options.previous, &pod.name) {

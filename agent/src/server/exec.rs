@@ -7,7 +7,6 @@ use k8s_openapi::api::core::v1::ContainerStatus;
 use serde::{Deserialize, Serialize};
 
 use super::{Refusal, Surface, pods};
-use crate::container_logs;
 use crate::names::ObjectName;
 use crate::view::PodView;
 

@@ -22,10 +22,15 @@ struct Group<'a> {
     swap: Option<&'a v1::SwapUsage>,
 }
 
+/// A figure of a cgroup and when it was taken, in nanoseconds; 0 is now.
+type OfGroup = fn(&Group) -> Option<(f64, i64)>;
+/// A counter of an interface.
+type OfInterface = fn(&Interface) -> u64;
+
 pub(in super::super) fn text(usage: &Usage) -> String {
     let mut text = Exposition::default();
     let groups: Vec<Group> = usage.pods.iter().flat_map(groups).collect();
-    let of_groups: [(&'static str, Kind, &'static str, fn(&Group) -> Option<(f64, i64)>); 8] = [
+    let of_groups: [(&'static str, Kind, &'static str, OfGroup); 8] = [
         ("container_cpu_usage_seconds_total", Kind::Counter, "Cumulative cpu time consumed in seconds.", |group| {
             let cpu = group.cpu?;
             Some((seconds(value(cpu.usage_core_nano_seconds.as_ref())?), cpu.timestamp))
@@ -160,7 +165,7 @@ fn file_systems(usage: &Usage, groups: &[Group], text: &mut Exposition) {
 }
 
 fn network(usage: &Usage, text: &mut Exposition) {
-    let all: [(&'static str, &'static str, fn(&Interface) -> u64); 4] = [
+    let all: [(&'static str, &'static str, OfInterface); 4] = [
         ("container_network_receive_bytes_total", "Cumulative count of bytes received.", |one| one.rx_bytes),
         ("container_network_receive_errors_total", "Cumulative count of errors encountered while receiving.", |one| {
             one.rx_errors

@@ -23,7 +23,6 @@ use k8s_openapi::api::core::v1::ContainerStatus;
 use self::machine::Machine;
 pub(super) use self::rates::Rates;
 use super::RUNTIME;
-use crate::container_logs::status_of;
 use crate::names::PodUid;
 use crate::node::Handle;
 use crate::view::PodView;
@@ -109,7 +108,7 @@ impl PodUsage {
     }
 
     fn status(&self, container: &str) -> Option<&ContainerStatus> {
-        status_of(self.view.as_ref()?, container)
+        self.view.as_ref()?.container(container)
     }
 
     /// When the container that runs was started.
