@@ -156,7 +156,7 @@ fn renewed(plane: &ControlPlane, kubelet: &KubeletClient) -> Result<()> {
 }
 
 /// Says its number and goes on until it is stopped; each run says another one.
-const TALK: &str = "read run </proc/sys/kernel/random/uuid; trap 'echo bye; exit 3' TERM; echo $run; echo aside >&2; echo last; \
+const TALK: &str = "read run </proc/sys/kernel/random/uuid; trap 'echo bye; exit 3' TERM; echo $run; echo aside; echo last; \
     while true; do sleep 0.1; done";
 /// 24 MB in lines.
 const FLOOD: &str =
