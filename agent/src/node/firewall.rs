@@ -46,16 +46,18 @@ pub async fn guard(
         Ok(Err(error)) => return tracing::warn!("a firewall that is reloaded will not be noticed: {}", chain(&*error)),
         Err(error) => return tracing::warn!("a firewall that is reloaded will not be noticed: {error}"),
     };
+    let mut guard = Guard { watch, last: None, own: 0, is_sure: true, pass: None };
     if as_kubelet {
-        let _turn = turns.take().await;
+        let mut own = turns.take().await;
+        guard.somebody_wrote(*own);
         tell(kubelet_chains().await, &recorder);
+        guard.settle(&mut own);
     }
-    let mut guard = Guard { watch, last: None, own: 0 };
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(looks.tick()).await.is_some() {
         let mut own = turns.take().await;
-        if !guard.somebody_wrote(*own) {
+        if !guard.somebody_wrote(*own) && guard.is_sure {
             continue;
         }
         tell(runtime.ensure_network_rules().await, &recorder);
@@ -86,10 +88,15 @@ async fn kubelet_chains() -> Result<(), ApplyError> {
     spawn_blocking(make).await.unwrap_or(Ok(()))
 }
 
+/// Commits are counted, not whose they are: whoever writes while we do is taken for us. So everything is written again until
+/// it takes as many commits as the time before.
 struct Guard {
     watch: Watch,
     last: Option<Fingerprint>,
     own: u32,
+    is_sure: bool,
+    /// How many commits the last writing took, while we are not sure.
+    pass: Option<u32>,
 }
 
 impl Guard {
@@ -99,12 +106,15 @@ impl Guard {
         last.is_some_and(|last| now.commits_since(last).map_or(now != last, |commits| commits != ours))
     }
 
-    /// What we wrote ourselves is not somebody else's, for the proxy neither.
+    /// After our own writing: it is not somebody else's, for the proxy neither.
     fn settle(&mut self, own: &mut u32) {
         let Ok(now) = self.watch.fingerprint() else { return };
-        if let Some(last) = self.last.replace(now) {
-            *own = own.wrapping_add(now.commits_since(last).unwrap_or_default());
-        }
+        let commits = self.last.replace(now).and_then(|last| now.commits_since(last)).unwrap_or_default();
+        *own = own.wrapping_add(commits);
         self.own = *own;
+        self.is_sure = self.pass.replace(commits) == Some(commits);
+        if self.is_sure {
+            self.pass = None;
+        }
     }
 }

@@ -110,7 +110,9 @@ impl Origin {
     /// What `kubernetes.io/config.source` says.
     fn word(self) -> &'static str {
         match self {
-            Self::Manifests | Self::StaticFile => "file",
+            // Here they are what the API is in a cluster: a static pod is critical, and not every pod can be.
+            Self::Manifests => "api",
+            Self::StaticFile => "file",
             Self::StaticUrl => "http",
         }
     }
