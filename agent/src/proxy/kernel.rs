@@ -12,9 +12,13 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::Instant;
 
+use super::memory;
 use super::owner::{Owner, Taken};
 use super::rules::{Rules, Written};
 use super::settings::Mode;
+
+/// Lines of a transaction from which on what it leaves behind is worth a look.
+const BURST: usize = 5_000;
 
 /// Why the rules could not be changed.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +93,12 @@ impl Outcome {
     pub(super) fn family(&self) -> Family {
         self.wanted.model.family()
     }
+
+    /// Whether it took texts and lists of thousands of rules.
+    fn is_burst(&self) -> bool {
+        let written = self.written.as_ref().ok().and_then(Option::as_ref);
+        written.is_some_and(|written| written.is_full || written.lines > BURST)
+    }
 }
 
 impl Kernel {
@@ -111,6 +121,9 @@ impl Kernel {
             // What was taken over is looked at once more: whoever was writing then may have gone on.
             let ours = outcomes.iter().map(count).sum::<Option<u32>>();
             self.settle(&mut own, ours);
+            if outcomes.iter().any(Outcome::is_burst) {
+                memory::give_back();
+            }
             (self, outcomes)
         };
         Ok(spawn_blocking(work).await?)

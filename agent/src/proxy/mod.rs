@@ -17,6 +17,7 @@ mod kernel; // both families' rules, and the right to change them
 mod listed; // what is programmed, for people to see
 mod local; // how packets of pods are recognised
 mod measured; // what came of a sync, in figures
+mod memory; // what a burst leaves behind
 mod metrics; // kube-proxy's figures
 pub mod owner; // who may change rules
 mod repairs; // when everything is looked at again

@@ -47,6 +47,8 @@ pub(super) struct Written {
     pub(super) is_full: bool,
     /// Rules written, in nat and in filter; none in nftables mode.
     pub(super) rules: [usize; 2],
+    /// Lines of text that were written.
+    pub(super) lines: usize,
 }
 
 impl Rules {
@@ -204,6 +206,7 @@ impl Rules {
                     let transaction = nft::Transaction::between(rules, &new);
                     tool.restore(&transaction)?;
                     written.commits = u32::try_from(transaction.batches().len()).ok();
+                    written.lines = transaction.line_count();
                 }
                 *rules = new;
                 written
@@ -253,6 +256,7 @@ fn write_tables(tool: &Iptables, old: &Ruleset, new: &Ruleset, is_full: bool) ->
         commits: u32::try_from(transaction.sections().len()).ok().filter(|_| !is_full),
         is_full,
         rules: [Table::Nat, Table::Filter].map(|table| transaction.rules_written(table)),
+        lines: transaction.line_count(),
     })
 }
 

@@ -106,6 +106,11 @@ impl Transaction {
         text
     }
 
+    /// How many lines its text has.
+    pub fn line_count(&self) -> usize {
+        self.sections.iter().map(|section| section.chains.len() + section.edits.len() + 2).sum()
+    }
+
     /// The line with a number, counted from 1 as iptables-restore counts.
     pub fn line(&self, number: usize) -> Option<Line> {
         let (line, owner) = self.lines().nth(number.checked_sub(1)?)?;

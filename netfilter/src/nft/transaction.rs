@@ -78,6 +78,11 @@ impl Transaction {
         self.batches.is_empty()
     }
 
+    /// How many lines its texts have.
+    pub fn line_count(&self) -> usize {
+        self.batches.iter().map(|batch| batch.commands.len()).sum()
+    }
+
     /// Everything in one text.
     pub fn text(&self) -> String {
         self.batches.iter().map(|batch| batch.text(self.family)).collect()
