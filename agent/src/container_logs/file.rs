@@ -114,6 +114,10 @@ impl Reader {
         mut growth: Option<&mut Growth>,
         lines: &mpsc::Sender<std::io::Result<Bytes>>,
     ) -> std::io::Result<bool> {
+        // The rotation that was heard of may be the last thing heard for as long as the reader stalls.
+        if growth.is_some() {
+            chain.note()?;
+        }
         while let Some(block) = source.read(BLOCK).await? {
             self.rest.extend_from_slice(&block);
             let mut text = self.take_lines();
@@ -379,8 +383,10 @@ mod tests {
             while !stall && text.iter().filter(|byte| **byte == b'\n').count() < n {
                 text.extend_from_slice(&received.recv().await.unwrap().unwrap());
             }
-            // A stalled follower still hears of each rotation.
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            // A stalled follower still hears of each rotation, given its turns.
+            for _ in 0..40 {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
         }
         running.send_replace(false);
         while let Some(part) = received.recv().await {
