@@ -1,6 +1,7 @@
 //! A cluster's Services, by `longshore agent` and by kube-proxy: the same API server, the same objects, one after the other,
 //! each in a fresh network namespace. `bench kube-proxy 0 100` does it with these numbers of services.
 
+use std::io::{BufRead as _, BufReader};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -191,7 +192,9 @@ impl Figures {
 
 fn ask(address: &SocketAddr) -> std::io::Result<String> {
     // A packet that no rule sends anywhere is lost, and only the next connection would notice the rule.
-    let mut stream = TcpStream::connect_timeout(address, Duration::from_millis(50))?;
+    let stream = TcpStream::connect_timeout(address, Duration::from_millis(50))?;
     stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-    std::io::read_to_string(&mut stream)
+    let mut said = String::new();
+    BufReader::new(stream).read_line(&mut said)?;
+    Ok(said.trim_end().to_owned())
 }
