@@ -2,21 +2,24 @@
 //!
 //! Rules are looked at once per connection, and a UDP "connection" lives as long as its client keeps sending: without
 //! this a client would talk to a removed endpoint for ever, or past a service that was not there when it began. SCTP
-//! associations keep themselves alive by heartbeats in the same way; TCP ends by itself and is never touched.
+//! associations keep themselves alive by heartbeats in the same way; TCP ends by itself, and only attempts that nobody
+//! answered are forgotten.
 
 use crate::{Family, Model, Protocol, ServicePort};
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
+mod attempts; // TCP that began before there was anybody to lead it to
 mod netlink; // ctnetlink, byte by byte
 
+pub use attempts::Attempts;
 pub use netlink::forget;
 
 /// One connection that the kernel tracks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Flow {
-    /// UDP or SCTP.
+    /// Which of those that services know.
     pub protocol: Protocol,
     /// Who began it.
     pub client: SocketAddr,

@@ -199,8 +199,16 @@ impl Netns {
     /// # Errors
     /// Nobody answers in time.
     pub fn ask_tcp(&self, address: &str) -> Result<String> {
+        self.ask_tcp_for(address, PATIENCE)
+    }
+
+    /// As [`Netns::ask_tcp`], where the connection may take longer.
+    ///
+    /// # Errors
+    /// Nobody answers in time.
+    pub fn ask_tcp_for(&self, address: &str, patience: Duration) -> Result<String> {
         self.run(|| {
-            let stream = TcpStream::connect_timeout(&address.parse()?, PATIENCE)?;
+            let stream = TcpStream::connect_timeout(&address.parse()?, patience)?;
             stream.set_read_timeout(Some(PATIENCE))?;
             let mut answer = String::new();
             BufReader::new(stream).read_line(&mut answer)?;

@@ -241,6 +241,27 @@ fn no_connection_notices_that_the_agent_is_killed_or_changes_its_mode() -> Resul
 }
 
 #[test]
+fn a_tcp_client_that_asked_too_early_gets_through() -> Result<()> {
+    let other = service("other", "{clusterIP: 10.96.0.11, ports: [{port: 80}]}")
+        + &slice("other", "port: 8080", &["192.0.2.22"]);
+    let mut world = World::new(&[("other.yaml", &other)], &[])?;
+    world.answer("10.96.0.11:80")?;
+    // Somebody takes what is sent there, and says nothing.
+    world.node.ip("route add 10.96.0.0/24 via 192.0.2.30")?;
+    let node = world.node.clone();
+    let client = std::thread::spawn(move || node.ask_tcp_for(WEB, SOON));
+    let tracked = |node: &Netns| node.command("conntrack", &["-L", "-p", "tcp", "--state", "SYN_SENT"]);
+    let node = world.node.clone();
+    world.agent.wait("attempt", SOON, |_| Ok(tracked(&node)?.contains("dst=10.96.0.10").then_some(())))?;
+    world.agent.write("web.yaml", &web())?;
+    // TCP itself tries again after 1, 3, 7 … seconds: with the first attempt still tracked in vain.
+    let answer = client.join().expect("the client does not panic");
+    let answer = answer.with_context(|| world.agent.log())?;
+    ensure!(answer.starts_with("a "), "{answer}");
+    world.ends_clean()
+}
+
+#[test]
 fn a_udp_client_follows_an_endpoint_that_moved() -> Result<()> {
     let dns = |at: &[&str]| {
         let spec = "{clusterIP: 10.96.0.53, type: NodePort, ports: [{port: 53, protocol: UDP, nodePort: 30053}]}";

@@ -216,12 +216,16 @@ impl Kernel {
     }
 }
 
+/// Forgets connections and attempts that lead where they no longer should; `None` where there can be none.
 fn forget(wanted: &Wanted) -> Option<(std::io::Result<usize>, Duration)> {
     let begin = Instant::now();
     let nothing = Model::new(wanted.model.family());
     let before = wanted.before.as_deref().unwrap_or(&nothing);
-    let stale = conntrack::Wanted::between(before, &wanted.model, &wanted.addresses)?;
-    Some((stale.forget_stale(), begin.elapsed()))
+    let stale = conntrack::Wanted::between(before, &wanted.model, &wanted.addresses).map(|stale| stale.forget_stale());
+    let tried = conntrack::Attempts::between(before, &wanted.model, &wanted.addresses);
+    let tried = tried.map(|attempts| attempts.forget_stale());
+    let counts = stale.into_iter().chain(tried);
+    counts.reduce(|one, other| Ok(one? + other?)).map(|counts| (counts, begin.elapsed()))
 }
 
 /// A kube-proxy in this network namespace, by its process number.

@@ -268,7 +268,7 @@ impl Sync {
                 Err(error) => failed.push(format!("programming Services ({}): {}", family_name(family), chain(&error))),
             }
             if let Some((Err(error), _)) = outcome.forgotten {
-                self.told.log(format!("stale UDP connections cannot be forgotten: {error}"));
+                self.told.log(format!("stale connections cannot be forgotten: {error}"));
             }
         }
         let is_well = failed.is_empty();

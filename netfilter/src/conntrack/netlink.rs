@@ -27,8 +27,15 @@ const NESTED: u16 = 0x8000;
 
 const TUPLE_ORIGINAL: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
+const STATUS: u16 = 3;
 const ID: u16 = 12;
 const ZONE: u16 = 18;
+/// Linux 5.18 tells only entries whose status has these bits as in STATUS; older kernels tell all.
+const STATUS_MASK: u16 = 26;
+/// IPS_SEEN_REPLY.
+const ANSWERED: u32 = 1 << 1;
+/// IPS_DST_NAT.
+const TRANSLATED: u32 = 1 << 5;
 const TUPLE_IP: u16 = 1;
 const TUPLE_PROTOCOL: u16 = 2;
 /// CTA_IP_V4_SRC and the like: source, destination.
@@ -36,6 +43,7 @@ const ADDRESSES: [(u16, u16); 2] = [(1, 2), (3, 4)];
 const PROTOCOL_NUMBER: u16 = 1;
 const SOURCE_PORT: u16 = 2;
 const DESTINATION_PORT: u16 = 3;
+const TCP: u8 = 6;
 const UDP: u8 = 17;
 const SCTP: u8 = 132;
 
@@ -50,10 +58,24 @@ const PATIENCE: i64 = 5;
 /// # Errors
 /// The kernel has no connection tracking, or refuses.
 pub fn forget(family: Family, stale: impl Fn(&Flow) -> bool) -> io::Result<usize> {
+    forget_among(family, &[], |entry| entry.flow.protocol != Protocol::Tcp && stale(&entry.flow))
+}
+
+/// The same for attempts at TCP connections: nobody answered, and they are led nowhere else.
+pub(super) fn forget_attempts(family: Family, stale: impl Fn(&Flow) -> bool) -> io::Result<usize> {
+    let mut filter = Vec::new();
+    push(&mut filter, STATUS, &0_u32.to_be_bytes());
+    push(&mut filter, STATUS_MASK, &(ANSWERED | TRANSLATED).to_be_bytes());
+    forget_among(family, &filter, |entry| {
+        entry.flow.protocol == Protocol::Tcp && entry.status & (ANSWERED | TRANSLATED) == 0 && stale(&entry.flow)
+    })
+}
+
+fn forget_among(family: Family, filter: &[u8], stale: impl Fn(&Entry) -> bool) -> io::Result<usize> {
     let socket = open()?;
     let mut keys = Vec::new();
-    send(&socket, &message(family, GET, REQUEST | DUMP, &[]))?;
-    while receive(&socket, |body| keys.extend(flow(body).filter(|(flow, _)| stale(flow)).map(|(_, key)| key)))? {}
+    send(&socket, &message(family, GET, REQUEST | DUMP, filter))?;
+    while receive(&socket, |body| keys.extend(entry(body).filter(&stale).map(|entry| entry.key)))? {}
     for key in &keys {
         send(&socket, &message(family, DELETE, REQUEST | ACK, key))?;
         match receive(&socket, |_| ()) {
@@ -112,13 +134,23 @@ fn message(family: Family, kind: u16, flags: u16, attributes: &[u8]) -> Vec<u8> 
     bytes
 }
 
-/// A connection and what the kernel knows it by. `None` for other protocols, and for what cannot be read.
-fn flow(body: &[u8]) -> Option<(Flow, Vec<u8>)> {
-    let (mut original, mut reply, mut key) = (None, None, Vec::new());
+/// A tracked connection.
+#[derive(Debug)]
+struct Entry {
+    flow: Flow,
+    status: u32,
+    /// What the kernel knows it by.
+    key: Vec<u8>,
+}
+
+/// `None` for other protocols, and for what cannot be read.
+fn entry(body: &[u8]) -> Option<Entry> {
+    let (mut original, mut reply, mut status, mut key) = (None, None, None, Vec::new());
     for (kind, value) in attributes(body) {
         match kind {
             TUPLE_ORIGINAL => original = Some(value),
             TUPLE_REPLY => reply = Some(value),
+            STATUS => status = value.try_into().ok().map(u32::from_be_bytes),
             _ => (),
         }
         // The number makes sure that a newer connection between the same places is not taken for this one.
@@ -128,7 +160,7 @@ fn flow(body: &[u8]) -> Option<(Flow, Vec<u8>)> {
     }
     let (protocol, client, to) = tuple(original?)?;
     let (_, from, back) = tuple(reply?)?;
-    Some((Flow { protocol, client, to, from, back }, key))
+    Some(Entry { flow: Flow { protocol, client, to, from, back }, status: status?, key })
 }
 
 /// Protocol, source and destination.
@@ -136,6 +168,7 @@ fn tuple(bytes: &[u8]) -> Option<(Protocol, SocketAddr, SocketAddr)> {
     let inside = |kind, bytes| attributes(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value);
     let (addresses, transport) = (inside(TUPLE_IP, bytes)?, inside(TUPLE_PROTOCOL, bytes)?);
     let protocol = match inside(PROTOCOL_NUMBER, transport)? {
+        [TCP] => Protocol::Tcp,
         [UDP] => Protocol::Udp,
         [SCTP] => Protocol::Sctp,
         _ => return None,
@@ -210,12 +243,14 @@ mod tests {
 
     fn body(protocol: u8) -> Vec<u8> {
         let original = tuple_bytes(TUPLE_ORIGINAL, protocol, "[fd00::1]:4000", "[fd00::10]:53");
-        [original, tuple_bytes(TUPLE_REPLY, protocol, "[fd01::2]:5353", "[fd00::1]:4000")].concat()
+        let mut bytes = [original, tuple_bytes(TUPLE_REPLY, protocol, "[fd01::2]:5353", "[fd00::1]:4000")].concat();
+        push(&mut bytes, STATUS, &(ANSWERED | TRANSLATED).to_be_bytes());
+        bytes
     }
 
     #[test]
     fn a_connection_is_read_and_others_are_left_alone() {
-        let (flow_found, key) = flow(&body(UDP)).unwrap();
+        let found = entry(&body(UDP)).unwrap();
         let wanted = Flow {
             protocol: Protocol::Udp,
             client: "[fd00::1]:4000".parse().unwrap(),
@@ -223,17 +258,18 @@ mod tests {
             from: "[fd01::2]:5353".parse().unwrap(),
             back: "[fd00::1]:4000".parse().unwrap(),
         };
-        assert_eq!(flow_found, wanted);
-        assert_eq!(key, tuple_bytes(TUPLE_ORIGINAL, UDP, "[fd00::1]:4000", "[fd00::10]:53"));
-        assert_eq!(flow(&body(6)), None);
-        assert!(flow(&body(SCTP)).is_some());
+        assert_eq!(found.flow, wanted);
+        assert_eq!(found.status, ANSWERED | TRANSLATED);
+        assert_eq!(found.key, tuple_bytes(TUPLE_ORIGINAL, UDP, "[fd00::1]:4000", "[fd00::10]:53"));
+        assert_eq!(entry(&body(TCP)).unwrap().flow.protocol, Protocol::Tcp);
+        assert!(entry(&body(1)).is_none(), "ICMP has no ports");
     }
 
     proptest! {
         #[test]
         fn no_bytes_can_break_the_reader(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = read(&bytes, |body| drop(flow(body)));
-            let _ = flow(&bytes);
+            let _ = read(&bytes, |body| drop(entry(body)));
+            let _ = entry(&bytes);
         }
 
         #[test]
@@ -241,7 +277,7 @@ mod tests {
             let mut bytes = body(UDP);
             let at = at % bytes.len();
             bytes[at] = byte;
-            let _ = flow(&bytes);
+            let _ = entry(&bytes);
         }
     }
 }
