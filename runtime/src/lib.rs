@@ -45,6 +45,7 @@ pub mod spdy;
 mod state;
 mod stats;
 mod streaming;
+pub mod tls;
 
 pub use cni::{Instance, NetworkConfig, NetworkError, Peer};
 pub use embedded::Embedded;

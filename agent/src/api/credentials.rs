@@ -34,7 +34,7 @@ impl Credentials {
     pub(super) fn read(config: &Kubeconfig) -> Result<Self, CredentialsError> {
         let token = config.user.token.as_ref().map(token).transpose()?;
         if config.unverified {
-            let tls = crate::probes::trusting().map_err(|error| bad("TLS versions", "this program", error))?;
+            let tls = runtime::tls::trusting().map_err(|error| bad("TLS versions", "this program", error))?;
             return Ok(Self { tls, token });
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());

@@ -11,16 +11,14 @@ use jiff::{Span, Timestamp};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, date_time_ymd,
 };
-use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ResolvesServerCertUsingSni, WebPkiClientVerifier};
-use rustls::{
-    DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig, SignatureScheme,
-    SupportedProtocolVersion,
-};
+use rustls::{Error, RootCertStore, ServerConfig, SupportedProtocolVersion};
+
+use runtime::tls::AnyCertificate;
 
 use super::settings::Settings;
 use crate::config::kubelet::{Server, ServingCertificate, TlsVersion};
@@ -77,7 +75,9 @@ fn server_config(files: &CertificateFiles, server: &Server) -> Result<ServerConf
     };
     let builder = ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(versions);
     let builder = match server.authentication.client_ca {
-        Some(_) => builder.map_err(wrong)?.with_client_cert_verifier(Arc::new(AnyClient(provider))),
+        // Whether somebody vouches for it is judged with each request: a stranger is told 401 there, and one who also has
+        // a good token is served.
+        Some(_) => builder.map_err(wrong)?.with_client_cert_verifier(Arc::new(AnyCertificate::new(provider))),
         None => builder.map_err(wrong)?.with_no_client_auth(),
     };
     let mut config = match files.may_be_missing && !files.certificate.exists() {
@@ -126,52 +126,6 @@ pub(super) fn client_authority(path: &Path) -> Result<ClientAuthority, TlsError>
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
         verifier.map_err(|error| wrong(error.to_string()))
     })
-}
-
-/// Takes any certificate whose key the client has. Whether somebody vouches for it is judged with each request: a stranger
-/// is told 401 there, and one who also has a good token is served.
-#[derive(Debug)]
-struct AnyClient(Arc<CryptoProvider>);
-
-impl ClientCertVerifier for AnyClient {
-    fn client_auth_mandatory(&self) -> bool {
-        false
-    }
-
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn verify_client_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: UnixTime,
-    ) -> Result<ClientCertVerified, Error> {
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 /// `kubelet.crt` and `kubelet.key`, made once.

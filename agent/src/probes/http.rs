@@ -20,7 +20,6 @@ use tokio_rustls::TlsConnector;
 
 use super::attempt::{Found, LONGEST};
 use super::target::{self, BadPort};
-use super::tls;
 use super::url::{self, Url};
 
 /// As many requests a chain of redirects may have, the first included; one more is a failure.
@@ -40,7 +39,7 @@ impl Http {
     /// # Errors
     /// When the TLS library has no usable protocol version, which a build decides.
     pub fn new() -> Result<Self, rustls::Error> {
-        Ok(Self { tls: TlsConnector::from(Arc::new(tls::trusting()?)) })
+        Ok(Self { tls: TlsConnector::from(Arc::new(runtime::tls::trusting()?)) })
     }
 }
 

@@ -12,7 +12,6 @@ mod http;
 mod results;
 mod schedule;
 mod target;
-mod tls;
 mod url;
 
 use std::collections::HashMap;
@@ -37,7 +36,6 @@ pub use hook::{HookAnswer, HookFailed, http_get};
 pub use http::Http;
 pub use results::{ContainerResults, Outcome, ProbeKind, ProbeResults};
 pub use schedule::SavedProbe;
-pub(crate) use tls::trusting;
 
 /// A container that probes may look at.
 #[derive(Clone, Debug)]
