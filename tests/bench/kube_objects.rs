@@ -1,25 +1,21 @@
 //! Services and EndpointSlices of the bench, in an API server: thousands of them, written by several hands at once.
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
-use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use tests::control_plane::ControlPlane;
-use tests::pod_network::Netns;
+
+use crate::kube_api::Api;
 
 /// Where the service answers whose endpoint changes.
 pub(crate) const CHANGED: &str = "10.96.0.50:80";
 const HANDS: usize = 8;
 const SERVICES: &str = "/api/v1/namespaces/default/services";
 
-/// The services that there are. Requests go through a `kubectl proxy`, which adds credentials and TLS.
+/// The services that there are.
 pub(crate) struct Objects {
-    netns: Netns,
-    proxy: Child,
+    api: Api,
     /// `discovery.k8s.io/…`: 1.20 has only v1beta1, and later ones no longer have that.
     group: String,
     count: usize,
@@ -28,17 +24,9 @@ pub(crate) struct Objects {
 impl Objects {
     /// With the one service that changes, which leads nowhere yet.
     pub(crate) fn new(plane: &ControlPlane) -> Result<Self> {
-        let mut command = plane.command("kubectl".as_ref());
-        command.env("HOME", plane.path("")).arg("--kubeconfig").arg(plane.path("admin.conf"));
-        let proxy = command.args(["proxy", "--port=8001"]).stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
         let groups = plane.get("/apis/discovery.k8s.io")?.context("the API group discovery.k8s.io")?;
         let group = groups["preferredVersion"]["groupVersion"].as_str().context("its version")?.to_owned();
-        let objects = Self { netns: Netns::named(plane.netns())?, proxy, group, count: 0 };
-        let by = Instant::now() + Duration::from_secs(60);
-        while let Err(error) = objects.request("GET", "/version", &Value::Null) {
-            ensure!(Instant::now() < by, "kubectl proxy does not answer: {error:#}");
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        let objects = Self { api: Api::open(plane)?, group, count: 0 };
         objects.create("changed", CHANGED, &[])?;
         Ok(objects)
     }
@@ -71,46 +59,23 @@ impl Objects {
     /// Lets the service that changes lead to 192.0.2.`last` and nowhere else.
     pub(crate) fn point(&self, last: u8) -> Result<()> {
         let path = format!("{}/changed", self.slices());
-        self.request("PATCH", &path, &json!({"endpoints": endpoints(&[last])}))
+        self.api.request("PATCH", &path, &json!({"endpoints": endpoints(&[last])}))
     }
 
     fn create(&self, name: &str, address: &str, to: &[u8]) -> Result<()> {
         let (address, _) = address.split_once(':').context("address:port")?;
         let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
             "spec": {"clusterIP": address, "ports": [{"name": "http", "port": 80, "targetPort": 8080}]}});
-        self.request("POST", SERVICES, &service)?;
+        self.api.request("POST", SERVICES, &service)?;
         let slice = json!({"apiVersion": self.group, "kind": "EndpointSlice", "addressType": "IPv4",
             "metadata": {"name": name, "labels": {
                 "kubernetes.io/service-name": name, "endpointslice.kubernetes.io/managed-by": "longshore-bench"}},
             "ports": [{"name": "http", "protocol": "TCP", "port": 8080}], "endpoints": endpoints(to)});
-        self.request("POST", &self.slices(), &slice)
+        self.api.request("POST", &self.slices(), &slice)
     }
 
     fn slices(&self) -> String {
         format!("/apis/{}/namespaces/default/endpointslices", self.group)
-    }
-
-    fn request(&self, method: &str, path: &str, body: &Value) -> Result<()> {
-        let body = body.to_string();
-        let kind = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
-        let mut stream = self.netns.run(|| TcpStream::connect("127.0.0.1:8001"))??;
-        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
-            body.len()
-        );
-        stream.write_all(&[head.as_bytes(), body.as_bytes()].concat())?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        ensure!(answer.starts_with("HTTP/1.1 20"), "{method} {path}: {answer}");
-        Ok(())
-    }
-}
-
-impl Drop for Objects {
-    fn drop(&mut self) {
-        _ = self.proxy.kill();
-        _ = self.proxy.wait();
     }
 }
 

@@ -2,13 +2,15 @@
 //!
 //! Every start is taken from outside: the clock runs from the moment a person or a caller asks until the container's
 //! own first line arrives through a FIFO on the host. Then services, in network namespaces. Where the
-//! control plane's folder has a kube-proxy, that does the same beside the agent. `bench pods`, `bench services`,
-//! `bench kube-proxy` and `bench memory` (the agent with thousands of services) do a part.
+//! control plane's folder has a kube-proxy, that does the same beside the agent. `bench pods`, `bench cluster` (a node of a
+//! control plane), `bench services`, `bench kube-proxy` and `bench memory` (the agent with thousands of services) do a part.
 
 #![expect(clippy::print_stdout, reason = "a table on standard output is what this program is for")]
 
+mod cluster;
 mod containerd;
 mod fifo;
+mod kube_api;
 mod kube_objects;
 mod kube_proxy;
 mod longshore;
@@ -37,12 +39,18 @@ fn main() -> Result<()> {
             kube_proxy::print(if counts.is_empty() { &kube_proxy::COUNTS } else { &counts });
             Ok(())
         }
+        Some("cluster") => {
+            cluster::print();
+            Ok(())
+        }
         Some("memory") => {
             services::memory();
             Ok(())
         }
         _ => {
             pods()?;
+            println!();
+            cluster::print();
             println!();
             all_services()
         }

@@ -117,13 +117,13 @@ fn answer(mut stream: TcpStream) {
 }
 
 /// User and system time of a process, in clock ticks.
-fn ticks(pid: i32) -> Result<u64> {
+pub(crate) fn ticks(pid: i32) -> Result<u64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let fields: Vec<&str> = stat.rsplit_once(") ").context("a stat line")?.1.split(' ').collect();
     ensure!(fields.len() > 12, "a short stat line");
     Ok(fields[11].parse::<u64>()? + fields[12].parse::<u64>()?)
 }
 
-fn ticks_per_second() -> f64 {
+pub(crate) fn ticks_per_second() -> f64 {
     nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100) as f64
 }

@@ -187,7 +187,11 @@ impl ControlPlane {
         self.kubeconfig("scheduler.conf", "system:kube-scheduler", None)?;
         let (certificate, key) = self.authority.client("kube-apiserver-kubelet-client", Some("system:masters"))?;
         std::fs::write(self.path("kubelet-client.crt"), certificate)?;
-        Ok(std::fs::write(self.path("kubelet-client.key"), key)?)
+        std::fs::write(self.path("kubelet-client.key"), key)?;
+        let of_nodes = json!({"level": "Metadata", "userGroups": ["system:nodes"]});
+        let policy = json!({"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": [of_nodes],
+            "omitStages": ["RequestReceived"]});
+        Ok(std::fs::write(self.path("audit-policy.json"), policy.to_string())?)
     }
 
     fn start_etcd(&mut self) -> Result<()> {
@@ -215,6 +219,8 @@ impl ControlPlane {
             "--allow-privileged=true".into(),
             "--kubelet-preferred-address-types=InternalIP".into(),
             "--shutdown-delay-duration=0s".into(),
+            file("audit-policy-file", "audit-policy.json"),
+            file("audit-log-path", "audit.log"),
             file("cert-dir", "apiserver-pki"),
             file("tls-cert-file", "server.crt"),
             file("tls-private-key-file", "server.key"),
@@ -406,6 +412,20 @@ impl ControlPlane {
         Ok(Watch { child, file })
     }
 
+    /// What the node's credentials were used for so far, `update leases` and the like. Each word stands once for a request
+    /// that has ended, and once for a watch that has begun.
+    ///
+    /// # Errors
+    /// When the API server's audit log cannot be read.
+    pub fn asked_by(&self, node: &str) -> Result<Vec<String>> {
+        let user = format!("system:node:{node}");
+        let log = std::fs::read_to_string(self.path("audit.log")).context("the audit log")?;
+        // The last one may not be whole yet.
+        let entries = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let of_node = entries.filter(|entry| entry["user"]["username"] == user.as_str());
+        Ok(of_node.filter_map(|entry| asked(&entry)).collect())
+    }
+
     /// Looks until `look` finds something.
     ///
     /// # Errors
@@ -524,6 +544,15 @@ impl Drop for Watch {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// `update leases`, `patch nodes/status` of an entry of the audit log. A watch has two, and counts when it begins.
+fn asked(entry: &Value) -> Option<String> {
+    let (verb, of) = (entry["verb"].as_str()?, &entry["objectRef"]);
+    let is_counted = (verb == "watch") == (entry["stage"] == "ResponseStarted");
+    let what = of["resource"].as_str().or(entry["requestURI"].as_str())?;
+    let within = of["subresource"].as_str().map(|name| format!("/{name}")).unwrap_or_default();
+    is_counted.then(|| format!("{verb} {what}{within}"))
 }
 
 fn tail(log: &str) -> String {
