@@ -10,8 +10,10 @@ use crate::resources::{preemption, resize};
 
 /// What every pod has.
 const ALWAYS: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
-/// What is there while there is something to say.
-const SOMETIMES: [&str; 4] = ["PodResizePending", "PodResizeInProgress", "AllContainersRestarting", "DisruptionTarget"];
+/// What is there while there is something to say, and ours alone: it goes when there is nothing more to say.
+pub const PASSING: [&str; 3] = ["PodResizePending", "PodResizeInProgress", "AllContainersRestarting"];
+/// The last one is shared with whoever else ends pods.
+const SOMETIMES: [&str; 4] = [PASSING[0], PASSING[1], PASSING[2], "DisruptionTarget"];
 
 /// True or false, and why.
 struct Truth {

@@ -10,7 +10,7 @@
 mod account;
 mod awaits;
 pub mod backoff;
-mod conditions;
+pub mod conditions;
 mod container_status;
 mod containers;
 mod execute;

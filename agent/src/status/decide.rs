@@ -3,8 +3,10 @@
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod, PodStatus};
 use serde_json::{Map, Value, json};
 
+use crate::pods::conditions::PASSING;
+
 /// Fields of a status that are the node's to write; all others are left alone.
-const OWN: [&str; 13] = [
+const OWN: [&str; 15] = [
     "phase",
     "reason",
     "message",
@@ -18,9 +20,13 @@ const OWN: [&str; 13] = [
     "containerStatuses",
     "ephemeralContainerStatuses",
     "observedGeneration",
+    "resources",
+    "allocatedResources",
 ];
 /// Lists that are merged by a key: what is to go from them must be said.
 const KEYED: [&str; 2] = ["hostIPs", "podIPs"];
+/// Objects, which are merged too.
+const MERGED: [&str; 2] = ["resources", "allocatedResources"];
 
 /// What is to be sent.
 #[derive(Clone, Debug, PartialEq)]
@@ -114,6 +120,7 @@ fn difference(there: &PodStatus, wanted: &PodStatus) -> Option<Value> {
         let value = match new {
             None => Value::Null,
             Some(new) if KEYED.contains(&field) => replaced(old, new),
+            Some(new) if MERGED.contains(&field) => merged(old, new),
             Some(new) => new.clone(),
         };
         patch.insert(field.to_owned(), value);
@@ -129,15 +136,26 @@ fn items<'a>(status: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> 
     status.get(field).and_then(Value::as_array).into_iter().flatten()
 }
 
-/// Conditions that say something else; those of others are not touched.
+/// Conditions that say something else, and our own that hold no longer; those of others are not touched.
 fn conditions(there: &Value, wanted: &Value) -> Vec<Value> {
     let told = |new: &&Value| !items(there, "conditions").any(|old| same_condition(old, new));
-    items(wanted, "conditions").filter(told).cloned().collect()
+    let has = |status, kind: &str| items(status, "conditions").any(|one| one["type"] == kind);
+    let over = PASSING.into_iter().filter(|kind| has(there, kind) && !has(wanted, kind));
+    let over = over.map(|kind| json!({"$patch": "delete", "type": kind}));
+    items(wanted, "conditions").filter(told).cloned().chain(over).collect()
 }
 
 /// Times of probes and generations aside, which older servers do not keep.
 fn same_condition(old: &Value, new: &Value) -> bool {
     ["type", "status", "reason", "message"].iter().all(|field| old.get(field) == new.get(field))
+}
+
+/// What is to go from an object must be said, at every depth.
+fn merged(old: Option<&Value>, new: &Value) -> Value {
+    let (Some(Value::Object(old)), Value::Object(fields)) = (old, new) else { return new.clone() };
+    let gone = old.keys().filter(|key| !fields.contains_key(*key)).map(|key| (key.clone(), Value::Null));
+    let kept = fields.iter().map(|(key, value)| (key.clone(), merged(old.get(key), value)));
+    Value::Object(gone.chain(kept).collect())
 }
 
 fn replaced(old: Option<&Value>, new: &Value) -> Value {
@@ -192,6 +210,26 @@ mod tests {
         assert_eq!(sent.get("nominatedNodeName"), None);
         assert_eq!(decide(&pod(false, running()), Some(&status(running())), false), Action::Nothing);
         assert_eq!(decide(&pod(false, running()), None, false), Action::Nothing);
+    }
+
+    #[test]
+    fn what_a_whole_pod_was_granted_is_told_and_what_it_lost_is_taken_away() {
+        let there = json!({"allocatedResources": {"cpu": "1", "memory": "1Gi"},
+            "resources": {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "2"}}});
+        let ours = json!({"allocatedResources": {"cpu": "2"}, "resources": {"requests": {"cpu": "2"}}});
+        let sent = patch(decide(&pod(false, there), Some(&status(ours.clone())), false));
+        let (gone, two) = (Value::Null, "2");
+        assert_eq!(sent["allocatedResources"], json!({"cpu": two, "memory": gone}));
+        assert_eq!(sent["resources"], json!({"requests": {"cpu": two, "memory": gone}, "limits": gone}));
+        assert_eq!(decide(&pod(false, ours.clone()), Some(&status(ours)), false), Action::Nothing);
+    }
+
+    #[test]
+    fn a_condition_of_ours_goes_when_it_holds_no_longer() {
+        let condition = |kind: &str| json!({"type": kind, "status": "True"});
+        let all = ["PodResizeInProgress", "Foreign", "DisruptionTarget"].map(condition);
+        let sent = patch(decide(&pod(false, json!({"conditions": all})), Some(&status(json!({}))), false));
+        assert_eq!(sent, json!({"conditions": [{"$patch": "delete", "type": "PodResizeInProgress"}]}));
     }
 
     #[test]
