@@ -40,7 +40,7 @@ impl One<'_> {
             instances.clear();
         }
         let (newest, former) = (instances.first().copied(), instances.get(1).copied());
-        let state = newest.map_or_else(|| self.not_yet(), |newest| self.state(newest));
+        let state = newest.map_or_else(|| self.unseen(), |newest| self.state(newest));
         let last =
             former.filter(|former| matches!(former.state, State::Exited { .. })).map(|former| self.state(former));
         let mut status = ContainerStatus {
@@ -62,7 +62,11 @@ impl One<'_> {
         let started = newest.is_some_and(|newest| self.is_started(newest));
         // Nothing ever waits for an ephemeral one to be up.
         status.started = (self.member.role != Role::Ephemeral).then_some(started);
-        status.ready = self.is_ready(newest, started);
+        status.ready = match self.member.role {
+            // Also when the runtime has forgotten it.
+            Role::Init => succeeded(&status),
+            _ => self.is_ready(newest, started),
+        };
         status
     }
 
@@ -83,8 +87,20 @@ impl One<'_> {
         self.of.inputs.seen.instances(name).filter(|instance| !hidden(instance)).take(2).collect()
     }
 
-    fn not_yet(&self) -> ContainerState {
+    /// The runtime has nothing of it: it is still to come, or has gone after it did its part.
+    fn unseen(&self) -> ContainerState {
         let members = roles::members(self.of.inputs.pod);
+        let begun = members.iter().filter(|member| member.role == Role::Regular);
+        let begun = begun.into_iter().any(|member| self.of.inputs.seen.newest(&member.container.name).is_some());
+        if self.member.role == Role::Init && begun && self.init_is_done() {
+            let message = "Unable to get init container status from container runtime and pod has been initialized, \
+                           treat it as exited normally";
+            return terminated(ContainerStateTerminated {
+                reason: Some("Completed".to_owned()),
+                message: Some(message.to_owned()),
+                ..Default::default()
+            });
+        }
         let has_init = members.iter().any(|member| member.role.is_init());
         waiting(if has_init { "PodInitializing" } else { "ContainerCreating" }, None)
     }
@@ -261,9 +277,6 @@ impl One<'_> {
 
     fn is_ready(&self, newest: Option<&Container>, started: bool) -> bool {
         let Some(newest) = newest.filter(|_| self.member.role != Role::Ephemeral) else { return false };
-        if self.member.role == Role::Init {
-            return matches!(newest.state, State::Exited { code: 0, .. });
-        }
         if !newest.state.is_running() || !started {
             return false;
         }
@@ -297,6 +310,11 @@ impl One<'_> {
         };
         Some(mounts.iter().map(one).collect())
     }
+}
+
+fn succeeded(status: &ContainerStatus) -> bool {
+    let end = status.state.as_ref().and_then(|state| state.terminated.as_ref());
+    end.is_some_and(|end| end.exit_code == 0)
 }
 
 /// A failed pull shows the error at first and the wait afterwards; everything else stays as it is.

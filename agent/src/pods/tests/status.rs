@@ -331,6 +331,20 @@ fn an_init_container_that_fails_again_and_again_keeps_the_pod_pending() {
 }
 
 #[test]
+fn an_init_container_that_the_runtime_forgot_has_done_its_part() {
+    let spec = json!({"initContainers": [{"name": "i"}], "containers": [{"name": "c"}]});
+    check(
+        &Scene::of(spec).prepared().running("c"),
+        expect![[r#"
+            Running - 10.88.0.2
+            True: PodReadyToStartContainers Initialized Ready ContainersReady PodScheduled
+            i: terminated 0 Completed (Unable to get init container status from container runtime and pod has been initialized, treat it as exited normally) ready=true started=false restarts=0
+            c: running ready=true started=true restarts=0
+        "#]],
+    );
+}
+
+#[test]
 fn a_pod_that_ended_says_how() {
     let ended = |scene: Scene, verdict: Verdict| {
         scene.with(|scene| {
