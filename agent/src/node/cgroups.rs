@@ -35,7 +35,8 @@ impl NodeCgroups {
         let v2 = self.cgroups.version() == Version::V2;
         // The root group has no such file: any other that was made has it when swap is counted.
         let swap = v2 && Path::new("/proc/swaps").exists() && self.cgroups.controllers().has("memory");
-        cgroup_values::Node { v2, swap, memory }
+        let huge_pages = self.cgroups.controllers().hugepage_sizes.clone();
+        cgroup_values::Node { v2, swap, memory, huge_pages }
     }
 
     /// Removes the groups above the pods' where they are empty: other agents may share them.

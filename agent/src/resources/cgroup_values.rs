@@ -1,12 +1,13 @@
 //! Requests and limits as the numbers that cgroups take, and where a pod's cgroup is.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use cri_proto::v1;
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::qos::{self, Qos, Side};
-use crate::container::init_containers;
+use crate::container::{all_containers, init_containers};
 use crate::fields::Allocatable;
 use crate::names::PodUid;
 use crate::quantity::Amount;
@@ -19,7 +20,7 @@ const PERIOD: u64 = 100_000;
 const MIN_QUOTA: u64 = 1_000;
 
 /// How cgroups are written here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
     /// The unified hierarchy is what counts.
     pub v2: bool,
@@ -27,6 +28,8 @@ pub struct Node {
     pub swap: bool,
     /// Bytes of memory.
     pub memory: u64,
+    /// Sizes of huge pages that cgroups can bound here, as the kernel names them: `2MB`.
+    pub huge_pages: Vec<String>,
 }
 
 /// The pod's cgroup with the cgroupfs driver, below `root`.
@@ -62,8 +65,10 @@ pub fn oom_score_adj(pod: &Pod, container: &Container, node_memory: u64) -> i64 
 }
 
 fn burstable_score(pod: &Pod, container: &Container, node_memory: u64) -> i64 {
-    let request =
-        |container: &Container| qos::of_container(container, Side::Requests, "memory").unwrap_or_default().ceil_units();
+    let rest = pod.spec.as_ref().map_or(0, unclaimed_memory);
+    let request = |container: &Container| {
+        qos::of_container(container, Side::Requests, "memory").unwrap_or_default().ceil_units().saturating_add(rest)
+    };
     let own = score(request(container), node_memory);
     let is_sidecar = container.restart_policy.as_deref() == Some("Always")
         && pod.spec.as_ref().is_some_and(|spec| init_containers(spec).iter().any(|init| init.name == container.name));
@@ -73,6 +78,14 @@ fn burstable_score(pod: &Pod, container: &Container, node_memory: u64) -> i64 {
         Some(smallest) if is_sidecar => own.min(score(smallest, node_memory)),
         _ => own,
     }
+}
+
+/// What the pod asks for beyond its containers, in equal parts.
+fn unclaimed_memory(spec: &PodSpec) -> u64 {
+    let whole = spec.resources.as_ref().and_then(|whole| qos::amount(whole.requests.as_ref(), "memory"));
+    let claimed = qos::of_containers(spec, Side::Requests, "memory").ceil_units();
+    let count = (spec.containers.len() + init_containers(spec).len()).max(1);
+    whole.unwrap_or_default().ceil_units().saturating_sub(claimed) / count as u64
 }
 
 fn score(request: u64, node_memory: u64) -> i64 {
@@ -95,6 +108,11 @@ pub fn container_resources(pod: &Pod, container: &Container, node: &Node) -> v1:
         memory_swap_limit_in_bytes: if node.v2 { 0 } else { memory },
         oom_score_adj: oom_score_adj(pod, container, node.memory),
         unified: unified(node),
+        hugepage_limits: of_huge_pages(node, |bytes| {
+            let whole = pod.spec.as_ref().and_then(|spec| spec.resources.as_ref());
+            let limit = |of: Option<&ResourceRequirements>| huge_pages(of?.limits.as_ref(), bytes);
+            limit(container.resources.as_ref()).or_else(|| limit(whole)).unwrap_or(0)
+        }),
         ..Default::default()
     }
 }
@@ -110,6 +128,39 @@ fn pod_level(pod: &Pod, name: &str) -> Option<Amount> {
     qos::amount(whole.limits.as_ref(), name)
 }
 
+/// One entry for each size that this machine has: what nobody asked for is forbidden.
+fn of_huge_pages(node: &Node, limit: impl Fn(u64) -> u64) -> Vec<v1::HugepageLimit> {
+    let one = |name: &String| Some(v1::HugepageLimit { page_size: name.clone(), limit: limit(page_bytes(name)?) });
+    node.huge_pages.iter().filter_map(one).collect()
+}
+
+/// `2MB`, as the kernel writes 2097152.
+fn page_bytes(name: &str) -> Option<u64> {
+    let unit = [("KB", 10), ("MB", 20), ("GB", 30)].into_iter().find(|(unit, _)| name.ends_with(unit))?;
+    name.strip_suffix(unit.0)?.parse::<u64>().ok()?.checked_shl(unit.1)
+}
+
+/// `hugepages-2Mi` and `hugepages-2048Ki` are the same pages.
+fn size_of_pages(resource: &str) -> Option<u64> {
+    let size = Amount::parse(resource.strip_prefix("hugepages-")?).ok()?;
+    Some(size.ceil_units())
+}
+
+/// Bytes in pages of this size.
+fn huge_pages(list: Option<&BTreeMap<String, Quantity>>, bytes: u64) -> Option<u64> {
+    let name = list?.keys().find(|name| size_of_pages(name) == Some(bytes))?;
+    Some(qos::amount(list, name)?.ceil_units())
+}
+
+/// What the whole pod has in pages of this size: of huge pages nobody gets more than was asked for.
+fn huge_pages_of_pod(pod: &Pod, bytes: u64) -> u64 {
+    let whole = pod.spec.as_ref().and_then(|spec| spec.resources.as_ref());
+    let lists = all_containers(pod).filter_map(|container| container.resources.as_ref()).chain(whole);
+    let mut names = lists.flat_map(|own| own.requests.iter().chain(&own.limits)).flat_map(|list| list.keys());
+    let name = names.find(|name| size_of_pages(name) == Some(bytes));
+    name.map_or(0, |name| qos::of_pod(pod, Side::Requests, name).ceil_units())
+}
+
 fn unified(node: &Node) -> HashMap<String, String> {
     if !node.v2 {
         return HashMap::new();
@@ -122,7 +173,7 @@ fn unified(node: &Node) -> HashMap<String, String> {
 }
 
 /// What the whole pod may use: the values of its cgroup.
-pub fn pod_resources(pod: &Pod) -> v1::LinuxContainerResources {
+pub fn pod_resources(pod: &Pod, node: &Node) -> v1::LinuxContainerResources {
     let class = qos::class(pod);
     let bound = |name: &str| match class {
         Qos::Guaranteed => true,
@@ -142,6 +193,7 @@ pub fn pod_resources(pod: &Pod) -> v1::LinuxContainerResources {
         cpu_quota: clamp(quota(limit("cpu").ceil_millis())),
         cpu_shares: clamp(if class == Qos::BestEffort { MIN_SHARES } else { shares(request) }),
         memory_limit_in_bytes: clamp(limit("memory").ceil_units()),
+        hugepage_limits: of_huge_pages(node, |bytes| huge_pages_of_pod(pod, bytes)),
         ..Default::default()
     }
 }
@@ -163,13 +215,15 @@ mod tests {
     use super::*;
     use crate::container::testing::pod;
 
-    const V2: Node = Node { v2: true, swap: false, memory: 8 << 30 };
+    fn v2() -> Node {
+        Node { v2: true, swap: false, memory: 8 << 30, huge_pages: vec!["1GB".to_owned(), "2MB".to_owned()] }
+    }
 
     fn check(resources: serde_json::Value, want: Expect) {
         let pod = pod(json!({"containers": [{"name": "c", "resources": resources}]}));
         let uid = PodUid::try_from("u-1".to_owned()).unwrap();
-        let own = container_resources(&pod, &pod.spec.as_ref().unwrap().containers[0], &V2);
-        let all = pod_resources(&pod);
+        let own = container_resources(&pod, &pod.spec.as_ref().unwrap().containers[0], &v2());
+        let all = pod_resources(&pod, &v2());
         want.assert_eq(&format!(
             "{}\ncontainer: shares {} quota {} memory {} oom {}\npod: shares {} quota {} memory {}\n",
             pod_cgroup("/", &pod, &uid),
@@ -217,6 +271,40 @@ mod tests {
             pod: shares 2 quota 1000 memory 0
         "#]],
         );
+    }
+
+    #[test]
+    fn huge_pages_that_nobody_asked_for_are_forbidden() {
+        let two = |amount: &str| json!({"limits": {"hugepages-2Mi": amount, "memory": "1Gi"}});
+        let containers = json!([{"name": "a", "resources": two("4Mi")}, {"name": "b", "resources": two("2Mi")},
+            {"name": "c"}]);
+        let shown = |of: v1::LinuxContainerResources| {
+            let one = |limit: &v1::HugepageLimit| format!("{} {}", limit.page_size, limit.limit >> 20);
+            of.hugepage_limits.iter().map(one).collect::<Vec<_>>().join(", ")
+        };
+        let of =
+            |pod: &Pod, at: usize| shown(container_resources(pod, &pod.spec.as_ref().unwrap().containers[at], &v2()));
+        let plain = pod(json!({ "containers": containers }));
+        assert_eq!([of(&plain, 0), of(&plain, 2)], ["1GB 0, 2MB 4", "1GB 0, 2MB 0"]);
+        assert_eq!(shown(pod_resources(&plain, &v2())), "1GB 0, 2MB 6");
+        let whole = pod(json!({"containers": containers, "resources": {"limits": {"hugepages-2048Ki": "8Mi"},
+            "requests": {"hugepages-2048Ki": "8Mi"}}}));
+        assert_eq!([of(&whole, 0), of(&whole, 2)], ["1GB 0, 2MB 4", "1GB 0, 2MB 8"]);
+        let none = Node { huge_pages: Vec::new(), ..v2() };
+        assert!(pod_resources(&whole, &none).hugepage_limits.is_empty(), "nothing can bound them here");
+    }
+
+    #[test]
+    fn what_a_pod_asks_for_beyond_its_containers_is_shared_among_their_scores() {
+        let of = |whole: serde_json::Value| {
+            let pod = pod(json!({"resources": whole, "initContainers": [{"name": "i"}],
+                "containers": [{"name": "a", "resources": {"requests": {"memory": "1Gi"}}}, {"name": "b"}]}));
+            let spec = pod.spec.as_ref().unwrap();
+            [&spec.containers[0], &spec.containers[1]].map(|container| oom_score_adj(&pod, container, 8 << 30))
+        };
+        assert_eq!(of(json!({})), [875, 999]);
+        // 4 GiB, of which 1 is claimed: 1 GiB more for each of three.
+        assert_eq!(of(json!({"requests": {"memory": "4Gi"}})), [750, 875]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::container::{all_containers, init_containers};
@@ -96,6 +96,11 @@ pub fn of_pod(pod: &Pod, side: Side, name: &str) -> Amount {
             return amount;
         }
     }
+    of_containers(spec, side, name)
+}
+
+/// The same of the containers alone, whatever the pod itself says.
+pub fn of_containers(spec: &PodSpec, side: Side, name: &str) -> Amount {
     let of = |container: &Container| of_container(container, side, name).unwrap_or_default();
     let mut sidecars = Amount::ZERO;
     let mut peak = Amount::ZERO;

@@ -164,7 +164,7 @@ pub enum Action {
 pub fn actions(from: &Pod, to: &Pod, running: &[(String, String)], node: &Node) -> Vec<Action> {
     let mut checks = Vec::new();
     let mut out = Vec::new();
-    let (old_pod, new_pod) = (cgroup_values::pod_resources(from), cgroup_values::pod_resources(to));
+    let (old_pod, new_pod) = (cgroup_values::pod_resources(from, node), cgroup_values::pod_resources(to, node));
     for part in [Part::Memory, Part::Cpu] {
         let pod = (part.of(&old_pod), part.of(&new_pod));
         let mut containers = changed(part, from, to, running, node);
@@ -299,7 +299,7 @@ mod tests {
     use super::*;
     use crate::container::testing::pod;
 
-    const V2: Node = Node { v2: true, swap: false, memory: 8 << 30 };
+    const V2: Node = Node { v2: true, swap: false, memory: 8 << 30, huge_pages: Vec::new() };
 
     fn of(containers: &[(&str, &str, &str)]) -> Pod {
         let one = |(name, cpu, memory): &(&str, &str, &str)| -> Value {

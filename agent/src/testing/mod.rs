@@ -67,7 +67,7 @@ impl Stage {
             runtime: Arc::clone(&self.runtime) as Arc<dyn cri_proto::Runtime>,
             volumes: Arc::clone(&self.volumes) as _,
             cgroups: Arc::new(NoCgroups),
-            cgroup_facts: cgroup_values::Node { v2: true, swap: false, memory: 8 << 30 },
+            cgroup_facts: cgroup_values::Node { v2: true, swap: false, memory: 8 << 30, huge_pages: Vec::new() },
             probes: Arc::clone(&self.probes) as _,
             hooks: Arc::new(NoHttp),
             allocatable: self.room,

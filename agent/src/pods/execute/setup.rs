@@ -115,11 +115,13 @@ impl Job {
             self.stop_sandboxes().await?;
         }
         let cgroup = self.cgroup();
-        tools.cgroups.ensure(&cgroup, &cgroup_values::pod_resources(pod)).await.map_err(|error| {
-            let message = format!("unable to ensure pod container exists: {}", chain(&error));
-            tools.say(pod, Warning, "FailedCreatePodContainer", &message);
-            Failed::new("FailedCreatePodContainer", message)
-        })?;
+        tools.cgroups.ensure(&cgroup, &cgroup_values::pod_resources(pod, &tools.cgroup_facts)).await.map_err(
+            |error| {
+                let message = format!("unable to ensure pod container exists: {}", chain(&error));
+                tools.say(pod, Warning, "FailedCreatePodContainer", &message);
+                Failed::new("FailedCreatePodContainer", message)
+            },
+        )?;
         let config = self.sandbox_config(attempt, true).await.map_err(|error| self.no_sandbox(&error))?;
         make_dir(&logs::pod_dir(&tools.config.dirs.logs, pod), 0o755)
             .map_err(|error| self.no_sandbox(&error.to_string()))?;
@@ -175,7 +177,7 @@ impl Job {
             hostname: &hostname.of_sandbox,
             resolver: &resolver,
             cgroup_parent: &self.cgroup(),
-            resources: cgroup_values::pod_resources(pod),
+            resources: cgroup_values::pod_resources(pod, &tools.cgroup_facts),
             logs: &tools.config.dirs.logs,
             ids: self.ids()?,
         }))
