@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{PodSpec, Probe};
 use super::backoff::{self, signed};
 use super::plan::{CrashLoop, Inputs, Plan};
 use super::roles::{self, Member, Role};
-use super::step::{Job, Start, Step};
+use super::step::{Job, Progress, Start, Step};
 use super::{phase, stop};
 use crate::container::labels::definition_hash;
 use crate::observe::{Container, State};
@@ -194,7 +194,8 @@ impl Pass<'_> {
             plan.step(progress, Step::Image { container: name.clone(), image });
             return Next::Waits;
         }
-        let (Some(sandbox), true, false) = (self.sandbox, progress.volumes.is_some(), blocked || self.resizing) else {
+        let has_volumes = has_volumes(progress, member);
+        let (Some(sandbox), true, false) = (self.sandbox, has_volumes, blocked || self.resizing) else {
             return Next::Waits;
         };
         let created = old.filter(|old| old.state == State::Created);
@@ -265,6 +266,13 @@ impl Pass<'_> {
             None => self.pod_grace(),
         }
     }
+}
+
+/// What the container mounts is there. An ephemeral one may be the first to mount a volume of the pod.
+pub(super) fn has_volumes(progress: &Progress, member: &Member<'_>) -> bool {
+    let added = member.container.volume_mounts.iter().flatten().filter(|_| member.role == Role::Ephemeral);
+    let mut added = added.map(|mount| mount.name.as_str());
+    progress.volumes.as_ref().is_some_and(|mounted| added.all(|name| mounted.get(name).is_some()))
 }
 
 /// What restart delays are about: changing the image or the resources starts them afresh.

@@ -237,8 +237,8 @@ fn running(plan: &mut Plan, inputs: &Inputs<'_>, now: Timestamp) {
     if let Some(at) = deadline(inputs) {
         plan.wake(at);
     }
-    set_up(plan, inputs, now);
     let members = roles::members(inputs.pod);
+    set_up(plan, inputs, &members, now);
     let joined = match sandbox::need(inputs, &members) {
         sandbox::Need::Good(id) => Some(id),
         sandbox::Need::Replace(attempt) => {
@@ -258,12 +258,12 @@ fn running(plan: &mut Plan, inputs: &Inputs<'_>, now: Timestamp) {
     remains(plan, inputs, now);
 }
 
-fn set_up(plan: &mut Plan, inputs: &Inputs<'_>, now: Timestamp) {
+fn set_up(plan: &mut Plan, inputs: &Inputs<'_>, members: &[Member<'_>], now: Timestamp) {
     let progress = inputs.progress;
     if !plan.may_try(progress.volume_trouble.as_ref(), now) {
         return;
     }
-    if progress.volumes.is_none() {
+    if !members.iter().all(|member| containers::has_volumes(progress, member)) {
         plan.step(progress, Step::SetUp);
     } else if progress.stale {
         plan.step(progress, Step::Refresh);

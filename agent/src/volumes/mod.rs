@@ -34,7 +34,7 @@ mod trust;
 mod turns;
 mod usage;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,6 +61,8 @@ pub struct MountedVolume {
     pub managed: bool,
     /// An image: nothing of it is on this node's disk until the runtime mounts it.
     pub image: Option<ImageVolume>,
+    /// The group that its PersistentVolume says its files belong to: the pod's processes are in it.
+    pub gid: Option<i64>,
 }
 
 /// An image as a volume.
@@ -100,6 +102,12 @@ impl MountedVolumes {
     /// The volume called `name`, if a container mounts it.
     pub fn get(&self, name: &str) -> Option<&MountedVolume> {
         self.volumes.get(name)
+    }
+
+    /// Groups of its volumes that are not the pod's own already, each once.
+    pub fn groups(&self, own: &[i64]) -> Vec<i64> {
+        let groups: BTreeSet<i64> = self.volumes.values().filter_map(|volume| volume.gid).collect();
+        groups.into_iter().filter(|group| !own.contains(group)).collect()
     }
 
     /// Where the volume called `name` is on this node.

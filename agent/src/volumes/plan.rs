@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Volume, VolumeProjection};
+use k8s_openapi::api::core::v1::{Pod, PodSpec, Volume, VolumeMount, VolumeProjection};
 
 use super::attach::{Attach, Group, Source};
 use super::claims::Claim;
@@ -30,6 +30,8 @@ pub(super) struct Planned {
     pub fs_group: Option<Group>,
     /// Some container wants what is mounted in it to propagate.
     pub shared: bool,
+    /// See [`super::MountedVolume::gid`].
+    pub gid: Option<i64>,
 }
 
 /// What a volume is.
@@ -86,7 +88,8 @@ pub(super) fn plan(
     volumes
         .map(|volume| match what(volume, pod, spec, objects, node, issued) {
             Ok(what) => {
-                Ok(Planned { name: volume.name.clone(), what, fs_group, shared: is_shared(spec, &volume.name) })
+                let (name, shared) = (volume.name.clone(), is_shared(spec, &volume.name));
+                Ok(Planned { name, what, fs_group, shared, gid: None })
             }
             Err(source) => Err(VolumeError::SetUp { volume: volume.name.clone(), source }),
         })
@@ -96,14 +99,14 @@ pub(super) fn plan(
 /// Puts in what each claim has. None is left waiting behind another: all that fail are named.
 pub(super) fn with_claims(
     plan: Vec<Planned>,
-    mut resolve: impl FnMut(&str, &Claim) -> Result<What, SetUpError>,
+    mut resolve: impl FnMut(&str, &Claim) -> Result<(What, Option<i64>), SetUpError>,
 ) -> Result<Vec<Planned>, VolumeError> {
     let unmounted: Vec<_> = plan.iter().map(|planned| planned.name.clone()).collect();
     let (mut found, mut failed, mut errors) = (Vec::new(), Vec::new(), Vec::new());
     for mut planned in plan {
         if let What::Claim(claim) = &planned.what {
             match resolve(&planned.name, claim) {
-                Ok(what) => planned.what = what,
+                Ok((what, gid)) => (planned.what, planned.gid) = (what, gid),
                 // The kubelet finds out when it mounts, not when it looks claims up.
                 Err(source @ SetUpError::InUse) => return Err(VolumeError::SetUp { volume: planned.name, source }),
                 Err(error) => {
@@ -133,21 +136,25 @@ fn fs_group(spec: &PodSpec) -> Option<Group> {
 }
 
 fn is_shared(spec: &PodSpec, volume: &str) -> bool {
-    let mut mounts = containers(spec).flat_map(|container| container.volume_mounts.iter().flatten());
+    let mut mounts = mounting(spec).flat_map(|(_, mounts)| mounts);
     mounts.any(|mount| mount.name == volume && mount.mount_propagation.as_deref().is_some_and(|kind| kind != "None"))
 }
 
-fn containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
-    spec.init_containers.iter().flatten().chain(&spec.containers)
+/// Every container's name with its mounts, of ephemeral ones too: they may be the only ones that mount a volume.
+fn mounting(spec: &PodSpec) -> impl Iterator<Item = (&str, &[VolumeMount])> {
+    let lasting = spec.init_containers.iter().flatten().chain(&spec.containers);
+    let lasting = lasting.map(|own| (own.name.as_str(), own.volume_mounts.as_deref().unwrap_or_default()));
+    let added = spec.ephemeral_containers.iter().flatten();
+    lasting.chain(added.map(|own| (own.name.as_str(), own.volume_mounts.as_deref().unwrap_or_default())))
 }
 
 /// Only what a container mounts is made and waited for.
 fn used(spec: &PodSpec) -> Result<BTreeSet<&str>, VolumeError> {
     let mut used = BTreeSet::new();
-    for container in containers(spec) {
-        for mount in container.volume_mounts.iter().flatten() {
+    for (container, mounts) in mounting(spec) {
+        for mount in mounts {
             if !spec.volumes.iter().flatten().any(|volume| volume.name == mount.name) {
-                let (container, volume) = (container.name.clone(), mount.name.clone());
+                let (container, volume) = (container.to_owned(), mount.name.clone());
                 return Err(VolumeError::NoSuchVolume { container, volume });
             }
             used.insert(mount.name.as_str());
@@ -239,8 +246,7 @@ fn of_api_objects(volume: &Volume) -> Option<(&'static str, bool)> {
 /// Where in `volume` other volumes of the same container are mounted, relative to its root.
 fn mount_points(spec: &PodSpec, volume: &str) -> BTreeSet<String> {
     let mut points = BTreeSet::new();
-    for container in containers(spec) {
-        let mounts = container.volume_mounts.as_deref().unwrap_or_default();
+    for (_, mounts) in mounting(spec) {
         let outer = mounts.iter().filter(|mount| mount.name == volume && mount.sub_path.is_none());
         for outer in outer.filter(|mount| mount.sub_path_expr.is_none()) {
             let root = format!("{}/", outer.mount_path.trim_end_matches('/'));

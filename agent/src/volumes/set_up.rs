@@ -33,7 +33,7 @@ fn one(pod: &Path, planned: &Planned, mounts: &dyn Mounts) -> Result<MountedVolu
         // What is mounted in it later reaches containers, or the node, only through a mount that is shared.
         mounts.share(&mounted.host_path).map_err(io("sharing the mounts of", &mounted.host_path))?;
     }
-    Ok(mounted)
+    Ok(MountedVolume { gid: planned.gid, ..mounted })
 }
 
 fn make(pod: &Path, planned: &Planned, mounts: &dyn Mounts) -> Result<MountedVolume, SetUpError> {
@@ -43,11 +43,11 @@ fn make(pod: &Path, planned: &Planned, mounts: &dyn Mounts) -> Result<MountedVol
         What::EmptyDir(kind) => {
             empty_dir::set_up(pod, name, kind, group, mounts)?;
             let host_path = layout::volume(pod, empty_dir::PLUGIN, name);
-            Ok(MountedVolume { host_path, read_only: false, managed: true, image: None })
+            Ok(MountedVolume { host_path, read_only: false, managed: true, image: None, gid: None })
         }
         What::Image(image) => {
             let image = Some(image.clone());
-            Ok(MountedVolume { host_path: Default::default(), read_only: true, managed: false, image })
+            Ok(MountedVolume { host_path: Default::default(), read_only: true, managed: false, image, gid: None })
         }
         What::Claim(claim) => {
             Err(SetUpError::Claim { claim: claim.name.clone(), reason: "PVC is not bound".to_owned() })
@@ -58,21 +58,21 @@ fn make(pod: &Path, planned: &Planned, mounts: &dyn Mounts) -> Result<MountedVol
             if !there || !atomic_write::is_written(&dir) {
                 return Err(SetUpError::NotToldYet);
             }
-            Ok(MountedVolume { host_path: dir, read_only: true, managed: true, image: None })
+            Ok(MountedVolume { host_path: dir, read_only: true, managed: true, image: None, gid: None })
         }
         What::Attach(attach) => {
             let host_path = attach.set_up(pod, planned.fs_group, mounts)?;
-            Ok(MountedVolume { host_path, read_only: attach.read_only, managed: true, image: None })
+            Ok(MountedVolume { host_path, read_only: attach.read_only, managed: true, image: None, gid: None })
         }
         What::HostPath { path, expected, read_only } => {
             host_path::check(path, *expected)?;
-            Ok(MountedVolume { host_path: path.clone(), read_only: *read_only, managed: false, image: None })
+            Ok(MountedVolume { host_path: path.clone(), read_only: *read_only, managed: false, image: None, gid: None })
         }
         What::Files { plugin, tmpfs, payload, mount_points } => {
             let dir = layout::volume(pod, plugin, name);
             ensure_place(&dir, *tmpfs, mounts)?;
             atomic_write::write(&dir, payload, mount_points, group)?;
-            Ok(MountedVolume { host_path: dir, read_only: true, managed: true, image: None })
+            Ok(MountedVolume { host_path: dir, read_only: true, managed: true, image: None, gid: None })
         }
     }
 }

@@ -117,10 +117,20 @@ impl Job {
             ids: self.ids()?,
         });
         let mut config = config.map_err(|error| chain(&error))?;
+        self.join_groups(&mut config);
         if let Some(target) = member.target {
             self.join_processes(&mut config, target).await?;
         }
         Ok(config)
+    }
+
+    /// Every container of the pod is in the groups that its volumes' files belong to.
+    fn join_groups(&self, config: &mut v1::ContainerConfig) {
+        let security = config.linux.as_mut().and_then(|linux| linux.security_context.as_mut());
+        if let (Some(security), Some(volumes)) = (security, &self.volumes) {
+            let more = volumes.groups(&security.supplemental_groups);
+            security.supplemental_groups.extend(more);
+        }
     }
 
     /// An ephemeral container sees the processes of its target, where each container has its own.

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use expect_test::{Expect, expect};
 use jiff::SignedDuration;
 use serde_json::json;
@@ -9,6 +11,7 @@ use crate::pods::life::{End, Life};
 use crate::pods::step::Job;
 use crate::probes::{ContainerResults, Outcome};
 use crate::resources::resize;
+use crate::volumes::MountedVolume;
 
 fn check(scene: &Scene, want: Expect) {
     want.assert_eq(&scene.steps());
@@ -319,6 +322,27 @@ fn an_ephemeral_container_is_started_once_and_after_its_target() {
     );
     let over = Scene::of(spec).prepared().exited("i", 0, 5).running("c").exited("e", 1, 3).exited("t", 0, 3);
     check(&over, expect![[r#""#]]);
+}
+
+#[test]
+fn an_ephemeral_container_may_be_the_first_to_mount_a_volume_of_its_pod() {
+    let spec = json!({"containers": [{"name": "c"}], "volumes": [{"name": "d", "emptyDir": {}}],
+        "ephemeralContainers": [{"name": "e", "volumeMounts": [{"name": "d", "mountPath": "/d"}]}]});
+    let scene = || Scene::of(spec.clone()).prepared().running("c");
+    check(
+        &scene(),
+        expect![[r#"
+        set up
+    "#]],
+    );
+    let volume = MountedVolume { host_path: "/v".into(), read_only: false, managed: true, image: None, gid: None };
+    let mounted = [("d".to_owned(), volume)].into_iter().collect();
+    check(
+        &scene().with(|scene| scene.progress.volumes = Some(Arc::new(mounted))),
+        expect![[r#"
+        start e #?
+    "#]],
+    );
 }
 
 #[test]

@@ -28,6 +28,8 @@ use crate::selectors::Labels;
 use crate::sources::Objects;
 
 const BINDINGS: &str = "bindings.json";
+/// Annotation of a PersistentVolume whose files belong to a group: every pod that uses it is in that group.
+const GID: &str = "pv.beta.kubernetes.io/gid";
 /// Many thousand bindings.
 const LARGEST: u64 = 16 << 20;
 /// In a pod's `plugins`: what was mounted for each of its volumes.
@@ -68,6 +70,9 @@ struct Mounted {
     /// The PersistentVolume's name, or that of the provisioned directory.
     volume: String,
     what: Kind,
+    /// The group of its files, as the PersistentVolume's annotation says.
+    #[serde(default)]
+    gid: Option<i64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,7 +105,8 @@ impl ClaimStore {
         Self { dir, pods, node: Arc::new(node), alone: Arc::default() }
     }
 
-    /// What is to be mounted for the volume `name` of a pod. Noted in the pod's directory before it is.
+    /// What is to be mounted for the volume `name` of a pod, and the group of its files. Noted in the pod's directory
+    /// before it is mounted.
     pub(super) fn resolve(
         &self,
         pod: &Path,
@@ -108,10 +114,10 @@ impl ClaimStore {
         name: &str,
         claim: &Claim,
         stored: &Stored,
-    ) -> Result<What, SetUpError> {
+    ) -> Result<(What, Option<i64>), SetUpError> {
         let note = pod.join(layout::PLUGINS).join(MOUNTED).join(name);
         if let Some(mounted) = read::<Mounted>(&note)? {
-            return mounted.what.planned();
+            return Ok((mounted.what.planned()?, mounted.gid));
         }
         let _alone = self.alone.lock().unwrap_or_else(PoisonError::into_inner);
         let (mounted, sole) = self.choose(uid, claim, stored)?;
@@ -122,7 +128,7 @@ impl ClaimStore {
         let dir = note.parent().unwrap_or(pod);
         make_dir(dir)?;
         write(&note, &mounted)?;
-        Ok(what)
+        Ok((what, mounted.gid))
     }
 
     /// What the claim has, and whether only one pod at a time may have it.
@@ -193,7 +199,7 @@ impl ClaimStore {
             read_only: claim.read_only,
             options: Vec::new(),
         };
-        Ok(Mounted { volume: name.to_owned(), what: Kind::Attach(attach) })
+        Ok(Mounted { volume: name.to_owned(), what: Kind::Attach(attach), gid: None })
     }
 
     fn of_volume(
@@ -236,7 +242,8 @@ impl ClaimStore {
                 "volume {name} is of a kind that is not supported; local, hostPath and nfs are"
             )));
         };
-        Ok((Mounted { volume: name.to_owned(), what }, sole))
+        let gid = volume.metadata.annotations.as_ref().and_then(|notes| notes.get(GID)?.parse().ok());
+        Ok((Mounted { volume: name.to_owned(), what, gid }, sole))
     }
 
     /// Another pod has the volume mounted, or is just getting it.

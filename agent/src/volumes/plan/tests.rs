@@ -194,4 +194,11 @@ fn only_mounted_volumes_count_and_mounts_inside_get_their_place() {
         "#]],
     );
     check_pod(json!({"containers": [{"name": "c"}]}), expect![""]);
+    check_pod(
+        json!({"volumes": [{"name": "tmp", "emptyDir": {}}], "containers": [{"name": "c"}],
+            "ephemeralContainers": [{"name": "e", "volumeMounts": [{"name": "tmp", "mountPath": "/t"}]}]}),
+        expect![[r#"
+            tmp: emptyDir Disk
+        "#]],
+    );
 }

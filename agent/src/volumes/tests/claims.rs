@@ -30,12 +30,16 @@ fn a_claim_gets_its_local_volume_and_the_files_outlive_every_pod() {
     in_private_mounts(|fixture| async move {
         let disk = tempfile::tempdir().unwrap();
         fs::write(disk.path().join("before"), "x").unwrap();
-        let objects = stored(Some(json!({"local": {"path": disk.path()}})), json!({"storageClassName": ""}));
+        let mut objects = stored(Some(json!({"local": {"path": disk.path()}})), json!({"storageClassName": ""}));
+        let volume = Arc::make_mut(objects.persistent_volumes.get_mut("pv").unwrap());
+        let group = ("pv.beta.kubernetes.io/gid".to_owned(), "4712".to_owned());
+        volume.metadata.annotations = Some([group].into());
         let mut spec = claiming();
         spec["securityContext"] = json!({"fsGroup": 4711});
         let mounted = fixture.make(&spec, &objects).await.unwrap();
         let dir = mounted.host_path("d").unwrap().to_owned();
         assert_eq!(dir, fixture.root.join("pods/u-1/volumes/kubernetes.io~local-volume/pv"));
+        assert_eq!((mounted.groups(&[4711]), mounted.groups(&[4712])), (vec![4712], vec![]));
         assert_eq!(fs::metadata(dir.join("before")).unwrap().gid(), 4711);
         fs::write(dir.join("mine"), "y").unwrap();
         assert_eq!(fs::read_to_string(disk.path().join("mine")).unwrap(), "y");
