@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use super::credentials::{Credentials, CredentialsError, files};
 use super::error::ApiError;
 use super::kubeconfig::Kubeconfig;
+use crate::metrics::{Figures, Metric};
 use crate::reloaded::Reloaded;
 
 /// A server in the same cluster answers a handshake in milliseconds; one that is gone must not use up a call's patience.
@@ -31,6 +32,14 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const LARGEST: usize = 64 << 20;
 /// A dead peer is found after 15 s of silence and three unanswered questions: half a minute.
 const SILENCE: Duration = Duration::from_secs(15);
+
+// Names and bounds are client-go's.
+const CALLS: Metric = Metric::counter("rest_client_requests_total", "Calls to the API server, by method and code.");
+const TOOK: Metric = Metric::histogram(
+    "rest_client_request_duration_seconds",
+    "From a call to the API server to the beginning of its answer.",
+    || vec![0.005, 0.025, 0.1, 0.25, 0.5, 1., 2., 4., 8., 15., 30., 60.],
+);
 
 /// What a body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +129,7 @@ pub struct Client(Arc<Shared>);
 
 struct Shared {
     config: Kubeconfig,
+    figures: Figures,
     /// Connections for the next call: when a file of the credentials has changed, they are new, and a certificate that was
     /// renewed is used without a restart.
     transport: Reloaded<Transport, CredentialsError>,
@@ -134,7 +144,12 @@ impl Client {
         let what = format!("the credentials for {}", config.server);
         let of = config.clone();
         let transport = Reloaded::new(what, files(&config), move || transport(&of))?;
-        Ok(Self(Arc::new(Shared { config, transport })))
+        Ok(Self(Arc::new(Shared { config, figures: Figures::default(), transport })))
+    }
+
+    /// The calls that were made, counted.
+    pub(crate) fn figures(&self) -> &Figures {
+        &self.0.figures
     }
 
     /// `https://host:port` of the API server.
@@ -220,12 +235,23 @@ impl Client {
             None => Bytes::new(),
         };
         let request = request.body(Full::new(body)).map_err(unreadable)?;
+        let began = Instant::now();
         let answer = transport.https.request(request).await;
+        self.count(call, began.elapsed(), answer.as_ref().ok().map(Response::status));
         answer.map_err(|source| ApiError::Unreachable {
             call: call.shown(),
             server: self.server().to_owned(),
             source: source.into(),
         })
+    }
+
+    /// Until the answer begins; without a code there was none.
+    fn count(&self, call: &Call, took: Duration, code: Option<StatusCode>) {
+        let host = self.server().split_once("://").map_or(self.server(), |(_, host)| host);
+        let (method, code) =
+            (call.method.as_str(), code.map_or_else(|| "<error>".into(), |code| code.as_str().to_owned()));
+        self.figures().add(CALLS, &[("code", &code), ("host", host), ("method", method)], 1.0);
+        self.figures().took(TOOK, &[("host", host), ("verb", method)], took);
     }
 
     fn too_slow(&self, call: &Call, within: Duration) -> ApiError {

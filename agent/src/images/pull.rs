@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -105,6 +106,22 @@ pub enum Pulled {
     },
 }
 
+/// Counts one more, for as long as it lives.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 type Locks = Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>;
 
 /// Makes sure of images; clones share the bound on parallel pulls.
@@ -114,13 +131,21 @@ pub struct Images {
     turns: Arc<Semaphore>,
     /// Fifty pods with one image pull it once.
     same: Arc<Locks>,
+    /// Pulls that were asked for and have not ended.
+    wanted: Arc<AtomicUsize>,
     limit: Duration,
 }
 
 impl Images {
     /// At most `parallel` pulls at a time; `limit` is for calls that are not pulls.
     pub fn new(runtime: Arc<dyn Runtime>, parallel: usize, limit: Duration) -> Self {
-        Self { runtime, turns: Arc::new(Semaphore::new(parallel.max(1))), same: Arc::default(), limit }
+        Self {
+            runtime,
+            turns: Arc::new(Semaphore::new(parallel.max(1))),
+            same: Arc::default(),
+            wanted: Arc::default(),
+            limit,
+        }
     }
 
     /// The image, pulled where the policy says so. `pulling` is called when a pull is about to begin.
@@ -144,7 +169,7 @@ impl Images {
             (Policy::Never, None) => return Err(ImageError::NeverPull(name.to_owned())),
             (Policy::Always, _) | (_, None) => {}
         }
-        let asked = Instant::now();
+        let (asked, _counted) = (Instant::now(), Counted::new(&self.wanted));
         let same = self.lock_of(&image);
         let _alone = same.lock().await;
         if policy == Policy::IfNotPresent
@@ -158,6 +183,11 @@ impl Images {
         let began = Instant::now();
         let facts = self.pull(&image, keyring, sandbox).await?;
         Ok(Pulled::Now { facts, took: began.elapsed(), with_waiting: asked.elapsed() })
+    }
+
+    /// How many pulls were asked for and have not ended, those that wait for their turn among them.
+    pub(crate) fn wanted(&self) -> usize {
+        self.wanted.load(Ordering::Relaxed)
     }
 
     /// The image as the runtime has it, if it has it.

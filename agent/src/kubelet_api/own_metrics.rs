@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
 use procfs::process::Process;
 
+use super::requests::Requests;
 use crate::cluster::VERSION;
-use crate::metrics::{Exposition, Kind};
+use crate::metrics::{Exposition, Figures, Kind};
 use crate::names::PodUid;
 use crate::node::Handle;
 use crate::view::PodView;
 
-pub(super) fn text(node: &Handle) -> String {
+pub(super) fn text(node: &Handle, calls: &Figures, requests: &Requests) -> String {
     let mut text = Exposition::default();
     text.family("kubernetes_build_info", Kind::Gauge, "The version of Kubernetes that this node behaves like.")
         .add(&[("git_version", VERSION)], 1.0);
@@ -19,17 +20,60 @@ pub(super) fn text(node: &Handle) -> String {
         .add(&[("node", &node.config.node_name)], 1.0);
     let views = node.views.borrow().clone();
     pods(&views, &mut text);
+    queues(node, &mut text);
+    node.figures.write(&mut text);
+    calls.write(&mut text);
+    requests.write(&mut text);
     process(&mut text);
     text.finish()
 }
 
+/// What waits, and what is under way.
+fn queues(node: &Handle, text: &mut Exposition) {
+    let help = "Steps of pods that are under way, by their kind.";
+    let mut family = text.family("longshore_pod_steps_under_way", Kind::Gauge, help);
+    for (step, count) in node.timelines.under_way() {
+        family.add(&[("step", step)], count as f64);
+    }
+    let help = "Pulls of images that were asked for and have not ended, those that wait for their turn among them.";
+    text.family("longshore_image_pulls_wanted", Kind::Gauge, help).add(&[], node.images.wanted() as f64);
+}
+
+/// A question about a pod.
+type Is<'a> = &'a dyn Fn(&PodView) -> bool;
+
 fn pods(views: &BTreeMap<PodUid, PodView>, text: &mut Exposition) {
-    let count = |is: &dyn Fn(&PodView) -> bool| views.values().filter(|view| is(view)).count() as f64;
+    let count = |is: Is| views.values().filter(|view| is(view)).count() as f64;
     let ended = |status: &PodStatus| matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
     text.family("kubelet_desired_pods", Kind::Gauge, "The number of pods the kubelet is being instructed to run.")
         .add(&[], count(&|view| !view.stopping && !ended(&view.status)));
     text.family("kubelet_active_pods", Kind::Gauge, "The number of pods the kubelet considers active.")
         .add(&[], count(&|view| !ended(&view.status)));
+    let is_mirrored = |view: &PodView| {
+        let annotations = view.pod.metadata.annotations.as_ref();
+        annotations.is_some_and(|all| all.get("kubernetes.io/config.source").is_some_and(|source| source != "api"))
+    };
+    text.family(
+        "kubelet_mirror_pods",
+        Kind::Gauge,
+        "The number of static pods, which the cluster is shown mirrors of.",
+    )
+    .add(&[], count(&|view| is_mirrored(view)));
+    let mut family =
+        text.family("kubelet_working_pods", Kind::Gauge, "Pods by where they come from and how far they are.");
+    for (config, is_static) in [("desired", false), ("desired", true)] {
+        let here = |view: &PodView| is_mirrored(view) == is_static;
+        let lifecycles: [(&str, Is); 3] = [
+            ("sync", &|view| !view.stopping && !ended(&view.status)),
+            ("terminating", &|view| view.stopping),
+            ("terminated", &|view| !view.stopping && ended(&view.status)),
+        ];
+        for (lifecycle, is) in lifecycles {
+            let labels =
+                [("config", config), ("lifecycle", lifecycle), ("static", if is_static { "true" } else { "false" })];
+            family.add(&labels, count(&|view| here(view) && is(view)));
+        }
+    }
     text.family("kubelet_running_pods", Kind::Gauge, "Number of pods that have a running pod sandbox.")
         .add(&[], count(&|view| view.status.phase.as_deref() == Some("Running")));
     let mut states = BTreeMap::from([("created", 0_u32), ("exited", 0), ("running", 0)]);
@@ -126,6 +170,13 @@ mod tests {
         expect![[r#"
             kubelet_desired_pods 1
             kubelet_active_pods 2
+            kubelet_mirror_pods 0
+            kubelet_working_pods{config="desired",lifecycle="sync",static="false"} 1
+            kubelet_working_pods{config="desired",lifecycle="terminating",static="false"} 2
+            kubelet_working_pods{config="desired",lifecycle="terminated",static="false"} 0
+            kubelet_working_pods{config="desired",lifecycle="sync",static="true"} 0
+            kubelet_working_pods{config="desired",lifecycle="terminating",static="true"} 0
+            kubelet_working_pods{config="desired",lifecycle="terminated",static="true"} 0
             kubelet_running_pods 2
             kubelet_running_containers{container_state="created"} 0
             kubelet_running_containers{container_state="exited"} 1

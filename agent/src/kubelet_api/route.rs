@@ -28,6 +28,12 @@ pub(super) enum Route {
     RunningPods,
     /// `/configz`.
     Configz,
+    /// `/statusz`: since when, which version.
+    Statusz,
+    /// `/flagz`: what the flags are set to.
+    Flagz,
+    /// `/debug/pprof/`.
+    Profile,
     /// `/stats/summary`.
     Summary,
     /// `/metrics` and what is below it.
@@ -51,6 +57,10 @@ pub(super) enum Metrics {
     Resource,
     /// `/metrics/cadvisor`.
     Cadvisor,
+    /// `/metrics/probes`.
+    Probes,
+    /// `/metrics/slis`: health as a figure.
+    Slis,
 }
 
 /// What needs an upgraded connection, and `run`, which goes with them.
@@ -85,7 +95,28 @@ pub(super) struct Asked {
     pub(super) subresources: &'static [&'static str],
     /// Only with `enableDebuggingHandlers`.
     pub(super) is_debugging: bool,
+    word: &'static str,
 }
+
+/// First parts of paths, as metrics have them.
+const WORDS: [&str; 16] = [
+    "attach",
+    "checkpoint",
+    "configz",
+    "containerLogs",
+    "debug",
+    "exec",
+    "flagz",
+    "healthz",
+    "logs",
+    "metrics",
+    "pods",
+    "portForward",
+    "run",
+    "runningpods",
+    "stats",
+    "statusz",
+];
 
 impl Asked {
     pub(super) fn of(method: &Method, path: &str) -> Self {
@@ -102,11 +133,17 @@ impl Asked {
             verb: verb(method, first),
             subresources: subresources(first),
             is_debugging: DEBUGGING.contains(&first),
+            word: WORDS.into_iter().find(|word| *word == first).unwrap_or("other"),
         }
+    }
+
+    /// What it is about, in a word: the first part of a path that is known, or `other`.
+    pub(super) fn word(&self) -> &'static str {
+        self.word
     }
 }
 
-const DEBUGGING: [&str; 7] = ["run", "exec", "attach", "portForward", "containerLogs", "runningpods", "logs"];
+const DEBUGGING: [&str; 8] = ["run", "exec", "attach", "portForward", "containerLogs", "runningpods", "logs", "debug"];
 
 /// A stream changes things however it is asked for (kubernetes#136550).
 fn verb(method: &Method, first: &str) -> &'static str {
@@ -126,6 +163,8 @@ fn subresources(first: &str) -> &'static [&'static str] {
         "pods" | "runningpods" => &["pods", "proxy"],
         "healthz" => &["healthz", "proxy"],
         "configz" => &["configz", "proxy"],
+        "statusz" => &["statusz"],
+        "flagz" => &["configz"],
         "stats" => &["stats"],
         "metrics" => &["metrics"],
         "logs" => &["log"],
@@ -165,6 +204,11 @@ fn find(segments: &[&str]) -> Found {
         ["metrics"] => (Route::Metrics(Metrics::Own), "GET"),
         ["metrics", "resource"] => (Route::Metrics(Metrics::Resource), "GET"),
         ["metrics", "cadvisor"] => (Route::Metrics(Metrics::Cadvisor), "GET"),
+        ["metrics", "probes"] => (Route::Metrics(Metrics::Probes), "GET"),
+        ["metrics", "slis"] => (Route::Metrics(Metrics::Slis), "GET"),
+        ["statusz"] => (Route::Statusz, "GET"),
+        ["flagz"] => (Route::Flagz, "GET"),
+        ["debug", "pprof", ..] => (Route::Profile, "GET"),
         ["configz"] => (Route::Configz, "GET"),
         ["containerLogs", namespace, name, container] => {
             (Route::ContainerLogs(pod(namespace, name, None), container.to_owned()), "GET")

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use cri_proto::Deadline;
 use hyper::body::Incoming;
 use hyper::{Request, StatusCode};
+use jiff::Timestamp;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -19,20 +20,25 @@ use super::answers::{self, Answer, text};
 use super::authentication::{Authentication, Tokens};
 use super::authorization::{Authorization, Denied};
 use super::connections::{Answers, Connections, Peer, Port, full};
+use super::requests::Requests;
 use super::route::{Asked, Metrics, Miss, Route, StreamRoute};
 use super::settings::Settings;
 use super::stats::{self, Rates};
 use super::tls::{Serving, TlsError, client_authority, serving};
-use super::{RUNTIME, container_logs, health, node_logs, own_metrics, pods};
+use super::{RUNTIME, container_logs, health, node_logs, own_metrics, pages, pods};
 use crate::api::Client;
 use crate::errors::chain;
 use crate::listen::listen;
-use crate::metrics;
+use crate::metrics::{self, Figures};
 use crate::names::PodUid;
 use crate::node::Handle;
+use crate::probes::Probes;
 
 /// The loop that starts and stops pods answers in microseconds; one that does not within this is stuck.
 const LOOP: Duration = Duration::from_secs(10);
+
+/// `/debug/pprof/` hands out what only Go's runtime can collect.
+const NO_PROFILES: &str = "there are no profiles: this agent is no Go program; use perf on its process\n";
 
 /// Serves exec, attach, portForward and run. A request that comes here has been let in; its `Authorization` header is gone.
 /// The pod and the container are only names: whether they are there is judged here (see [`super::find`]).
@@ -106,7 +112,16 @@ impl Bound {
         }
         let tls = Arc::new(serving(&settings, node_name)?);
         let gate = gate(&settings, client, node_name)?;
-        let routes = Arc::new(Routes { settings, node, streams, rates: Rates::default(), scrapes: Semaphore::new(2) });
+        let routes = Arc::new(Routes {
+            settings,
+            node,
+            streams,
+            calls: client.figures().clone(),
+            requests: Requests::default(),
+            rates: Rates::default(),
+            scrapes: Semaphore::new(2),
+            started: Timestamp::now(),
+        });
         let secure = Secure { gate, routes: Arc::clone(&routes) };
         let mut tasks: Vec<_> =
             self.secure.map(|listener| spawn(listener, Some(tls), secure, stop)).into_iter().collect();
@@ -166,6 +181,7 @@ struct Secure {
 impl Answers for Secure {
     async fn answer(&self, peer: &Peer, mut request: Request<Incoming>) -> Answer {
         let asked = Asked::of(request.method(), request.uri().path());
+        let _counted = self.routes.requests.begin(&asked, request.method(), "readwrite");
         if let Err(refused) = self.gate.pass(&asked, peer, &mut request).await {
             return refused;
         }
@@ -187,7 +203,9 @@ struct Open {
 
 impl Answers for Open {
     async fn answer(&self, _: &Peer, request: Request<Incoming>) -> Answer {
-        match Asked::of(request.method(), request.uri().path()).route {
+        let asked = Asked::of(request.method(), request.uri().path());
+        let _counted = self.routes.requests.begin(&asked, request.method(), "readonly");
+        match asked.route {
             Ok(route) if (self.serves)(&route) => self.routes.answer(route, request).await,
             Ok(_) => answers::miss(Miss::NotFound),
             Err(miss) => answers::miss(miss),
@@ -201,7 +219,7 @@ fn exposed(body: String) -> Answer {
 
 /// What can be had without a name: it changes nothing and shows no secret.
 fn is_harmless(route: &Route) -> bool {
-    matches!(route, Route::Healthz(_) | Route::Pods | Route::Summary | Route::Metrics(_))
+    matches!(route, Route::Healthz(_) | Route::Statusz | Route::Pods | Route::Summary | Route::Metrics(_))
 }
 
 fn is_health(route: &Route) -> bool {
@@ -213,6 +231,10 @@ struct Routes {
     settings: Settings,
     node: NodeSlot,
     streams: Option<Arc<dyn Streams>>,
+    /// Calls to the API server.
+    calls: Figures,
+    requests: Requests,
+    started: Timestamp,
     rates: Rates,
     /// Two scrapes at a time: a third waits, and a crowd of them cannot keep the machine busy.
     scrapes: Semaphore,
@@ -227,11 +249,17 @@ impl Routes {
                 .is_some_and(|query| query.split('&').any(|one| one == "verbose" || one.starts_with("verbose=")));
             return health::answer(check.as_deref(), is_verbose, self.goes().await);
         }
+        match route {
+            Route::Statusz => return pages::statusz(self.started, Timestamp::now()),
+            Route::Flagz => return pages::flagz(&self.settings.configz),
+            Route::Profile => return text(StatusCode::NOT_FOUND, NO_PROFILES),
+            _ => {}
+        }
         let Some(node) = self.node.0.get() else {
             return text(StatusCode::SERVICE_UNAVAILABLE, "the node is starting\n");
         };
         match route {
-            Route::Healthz(_) => answers::miss(Miss::NotFound),
+            Route::Healthz(_) | Route::Statusz | Route::Flagz | Route::Profile => answers::miss(Miss::NotFound),
             Route::Pods => answers::json(&pods::wanted(&node.views.borrow().clone())),
             Route::RunningPods => match pods::running(node.runtime.as_ref(), Deadline::within(RUNTIME)).await {
                 Ok(list) => answers::json(&list),
@@ -268,7 +296,9 @@ impl Routes {
     async fn metrics(&self, node: &Handle, wanted: Metrics) -> Answer {
         let _turn = self.scrapes.acquire().await;
         let measured = match wanted {
-            Metrics::Own => return exposed(own_metrics::text(node)),
+            Metrics::Own => return exposed(own_metrics::text(node, &self.calls, &self.requests)),
+            Metrics::Probes => return exposed(node.probes.as_ref().map(Probes::exposition).unwrap_or_default()),
+            Metrics::Slis => return exposed(pages::slis(self.goes().await)),
             Metrics::Resource | Metrics::Cadvisor => stats::measure(node).await,
         };
         match (wanted, measured) {

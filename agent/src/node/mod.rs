@@ -10,6 +10,7 @@
 //! ```
 
 mod addresses;
+mod calls;
 mod cgroups;
 mod evictor;
 pub mod facts;
@@ -35,6 +36,7 @@ use crate::events::Recorder;
 use crate::fields::Allocatable;
 use crate::images::Images;
 use crate::log_rotation;
+use crate::metrics::Figures;
 use crate::names::{ObjectName, PodUid};
 use crate::observe;
 use crate::pods::held::HeldPods;
@@ -42,6 +44,7 @@ use crate::pods::memory::{Memory, MemoryError};
 use crate::pods::registry::{Ask, Registry};
 use crate::pods::seams::{CgroupError, HttpHooks, PodCgroups, PodProbes, PodVolumes};
 use crate::pods::tools::{Gone, Tools, Views, object_name};
+use crate::probes::Probes;
 use crate::resources::cgroup_values;
 use crate::resources::ledger::Ledger;
 use crate::sources::Desired;
@@ -80,6 +83,8 @@ pub struct Seams {
     pub hooks: Arc<dyn HttpHooks>,
     /// What pods may use.
     pub allocatable: Allocatable,
+    /// What the agent does, counted.
+    pub(crate) figures: Figures,
 }
 
 /// The node could not be started.
@@ -135,6 +140,10 @@ pub struct Handle {
     pub images: Images,
     /// Pods that were stopped by hand.
     pub held: HeldPods,
+    /// What the agent does, counted.
+    pub(crate) figures: Figures,
+    /// What probes found, counted; none where somebody else probes.
+    pub(crate) probes: Option<Probes>,
     asks: mpsc::Sender<Ask>,
     shown: Views,
     cgroups: Option<NodeCgroups>,
@@ -220,7 +229,7 @@ impl Node {
         let by = Deadline::within(config.timing.request);
         let version = v1::VersionRequest { version: cri_proto::KUBELET_API_VERSION.to_owned() };
         let version = runtime.version(version, by).await.map_err(NodeError::Runtime)?;
-        let (views, timelines) = (Views::default(), Timelines::default());
+        let (views, timelines) = (Views::default(), Timelines::new(seams.figures.clone()));
         let images = Images::new(Arc::clone(&runtime), config.parallel_pulls, config.timing.request);
         let tools = Arc::new(Tools {
             config: Arc::clone(&config),
@@ -261,6 +270,8 @@ impl Node {
             runtime,
             config,
             images,
+            figures: seams.figures,
+            probes: None,
             asks,
             shown: views,
             cgroups: None,

@@ -8,10 +8,11 @@ use cri_proto::Runtime;
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction, Pod};
 use tokio::sync::watch;
 
-use super::{Lock, Node, NodeCgroups, NodeError, Seams, evictor, orphans};
+use super::{Lock, Node, NodeCgroups, NodeError, Seams, calls, evictor, orphans};
 use crate::config::Config;
 use crate::events::Recorder;
 use crate::fields::Allocatable;
+use crate::metrics::Figures;
 use crate::names::PodUid;
 use crate::pods::seams::{HookError, HttpHooks, PodProbes, PodVolumes, Probed};
 use crate::probes::{HookAnswer, Http, ProbeResults, Probes, Running, SavedProbes, http_get};
@@ -34,11 +35,14 @@ impl Node {
         tokens: Option<Arc<dyn Tokens>>,
     ) -> Result<Self, NodeError> {
         let volumes = volumes(&config).with_tokens(tokens);
-        let (seams, cgroups, probes) = real(&config, volumes.clone(), runtime, &recorder)?;
+        let figures = Figures::default();
+        let runtime = calls::counted(runtime, figures.clone());
+        let (seams, cgroups, probes) = real(&config, volumes.clone(), runtime, figures, &recorder)?;
         let wanted = Arc::clone(&desired.borrow());
         let left = orphans::clear(&config, &volumes, &seams.runtime, &wanted).await;
         let mut node = Self::join(config, seams, desired, recorder).await?;
         node.handle.cgroups = Some(cgroups);
+        node.handle.probes = Some(probes.clone());
         node._lock = Some(lock);
         node.tasks.spawn(probes.run(node.stop.child_token()));
         let again = orphans::follow(left, volumes.clone(), node.handle().views, node.stop.child_token());
@@ -57,6 +61,7 @@ fn real(
     config: &Config,
     volumes: Volumes,
     runtime: Arc<dyn Runtime>,
+    figures: Figures,
     recorder: &Recorder,
 ) -> Result<(Seams, NodeCgroups, Probes), NodeError> {
     let memory = memory();
@@ -70,6 +75,7 @@ fn real(
         hooks: Arc::new(Hooks(http)),
         probes: Arc::new(probes.clone()),
         allocatable: capacity(config),
+        figures,
         runtime,
     };
     Ok((seams, cgroups, probes))

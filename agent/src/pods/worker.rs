@@ -159,6 +159,7 @@ impl Worker {
     pub(super) async fn run(mut self, stop: CancellationToken) {
         self.ear.changed();
         loop {
+            let began = Instant::now();
             self.take_wishes();
             self.look().await;
             let now = Timestamp::now();
@@ -174,6 +175,7 @@ impl Worker {
                 self.launch(plan.steps.into_iter().filter(Step::takes_away).collect());
                 self.look_again(now).wake
             };
+            self.tools.timelines.synced(self.life.is_ending(), began.elapsed());
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.wait(wake) => {}
@@ -341,7 +343,9 @@ impl Worker {
 
     fn count_the_start(&mut self) {
         if self.started_in_ms.is_none() && self.status.as_ref().is_some_and(outcome::all_run) {
-            self.started_in_ms = u64::try_from(self.wanted.elapsed().as_millis()).ok();
+            let took = self.wanted.elapsed();
+            self.started_in_ms = u64::try_from(took.as_millis()).ok();
+            self.tools.timelines.started(&self.uid, took);
         }
     }
 

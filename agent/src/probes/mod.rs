@@ -6,6 +6,7 @@
 
 mod attempt;
 mod container;
+mod figures;
 mod grpc;
 mod hook;
 mod http;
@@ -30,6 +31,7 @@ use crate::events::{About, EventType, Recorder};
 use crate::names::{ObjectName, PodUid};
 use attempt::{Attempt, Found};
 use container::Probed;
+use figures::PodFigures;
 
 pub use container::SavedProbes;
 pub use hook::{HookAnswer, HookFailed, http_get};
@@ -70,6 +72,7 @@ struct Shared {
 struct Tracked {
     name: ObjectName,
     containers: Vec<Probed>,
+    figures: PodFigures,
     /// When something is due next, as of the last change.
     next: Option<Instant>,
     results: watch::Sender<Arc<ProbeResults>>,
@@ -112,6 +115,7 @@ struct Job {
 struct Done {
     job: Job,
     found: Found,
+    took: Duration,
 }
 
 impl Probes {
@@ -142,7 +146,7 @@ impl Probes {
         let name =
             ObjectName::new(meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
         let results = watch::Sender::new(Arc::default());
-        let mut tracked = Tracked { name, containers, next: None, results };
+        let mut tracked = Tracked { name, containers, figures: PodFigures::default(), next: None, results };
         tracked.publish(false);
         let results = tracked.results.subscribe();
         pods.insert(uid.clone(), tracked);
@@ -197,6 +201,14 @@ impl Probes {
         Some(SavedProbes { containers: containers.collect() })
     }
 
+    /// What they found so far, for Prometheus.
+    pub(crate) fn exposition(&self) -> String {
+        let pods = self.pods();
+        let mut all: Vec<_> = pods.iter().map(|(uid, tracked)| (uid, &tracked.name, &tracked.figures)).collect();
+        all.sort_unstable_by_key(|(uid, ..)| *uid);
+        figures::text(all.into_iter())
+    }
+
     fn change(&self, uid: &PodUid, change: impl FnOnce(&mut Tracked)) {
         if let Some(tracked) = self.pods().get_mut(uid) {
             change(tracked);
@@ -248,9 +260,10 @@ impl Probes {
     }
 
     fn settle(&self, done: Done) {
-        let Done { job: Job { uid, kind, attempt }, found } = done;
+        let Done { job: Job { uid, kind, attempt }, found, took } = done;
         let mut pods = self.pods();
         let Some(tracked) = pods.get_mut(&uid) else { return };
+        tracked.figures.add(&attempt.container.name, kind, &found, took);
         let Some(probed) = tracked.get(&attempt.container.name) else { return };
         let still_runs = probed.id() == attempt.id;
         let sidecar = probed.sidecar;
@@ -273,16 +286,13 @@ fn begin(uid: &PodUid, probed: &mut Probed, kind: ProbeKind, now: Instant) -> Op
 
 impl Shared {
     async fn attempt(self: Arc<Self>, job: Job) -> Done {
+        let began = Instant::now();
         let found = job.attempt.run(self.runtime.as_ref(), &self.http).await;
-        Done { job, found }
+        Done { job, found, took: began.elapsed() }
     }
 
     fn tell(&self, uid: &PodUid, pod: &ObjectName, container: &str, sidecar: bool, kind: ProbeKind, found: &Found) {
-        let word = match kind {
-            ProbeKind::Startup => "Startup",
-            ProbeKind::Readiness => "Readiness",
-            ProbeKind::Liveness => "Liveness",
-        };
+        let word = kind.word();
         let (reason, message) = match found {
             Found::Success => return,
             Found::Warning(output) => ("ProbeWarning", format!("{word} probe warning: {output}")),

@@ -13,6 +13,17 @@ pub enum ProbeKind {
     Liveness,
 }
 
+impl ProbeKind {
+    /// As events and metrics write it.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Startup => "Startup",
+            Self::Readiness => "Readiness",
+            Self::Liveness => "Liveness",
+        }
+    }
+}
+
 /// What a probe says of a container once its thresholds are met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Outcome {

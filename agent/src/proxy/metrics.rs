@@ -1,11 +1,10 @@
 //! What kube-proxy measures, under kube-proxy's names.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use netfilter::Family;
+
+use crate::metrics::{Exposition, Figures, Metric, exponential};
 
 /// The name of a family in labels and in bodies.
 pub(super) fn family_name(family: Family) -> &'static str {
@@ -17,45 +16,37 @@ pub(super) fn family_name(family: Family) -> &'static str {
 
 /// Clones share one set of figures.
 #[derive(Clone, Default)]
-pub(super) struct Metrics(Arc<Mutex<Figures>>);
+pub(super) struct Metrics(Figures);
 
-/// Values by name and labels, in the order in which they are printed.
-#[derive(Default)]
-struct Figures {
-    values: BTreeMap<(&'static str, String), (Kind, f64)>,
-    histograms: BTreeMap<(&'static str, String), Histogram>,
-}
+/// What each of them is.
+const HELP: [(&str, &str); 17] = [
+    ("kubeproxy_conntrack_reconciler_deleted_entries_total", "Tracked connections that were forgotten."),
+    ("kubeproxy_conntrack_reconciler_sync_duration_seconds", "How long a look for stale connections took."),
+    ("kubeproxy_network_programming_duration_seconds", "From the change of a Service or its endpoints to its rules."),
+    ("kubeproxy_proxy_healthz_total", "Answers of /healthz, by code."),
+    ("kubeproxy_proxy_livez_total", "Answers of /livez, by code."),
+    ("kubeproxy_sync_full_proxy_rules_duration_seconds", "How long it took to write all rules."),
+    ("kubeproxy_sync_partial_proxy_rules_duration_seconds", "How long it took to write what had changed."),
+    ("kubeproxy_sync_proxy_rules_duration_seconds", "How long it took to write rules."),
+    ("kubeproxy_sync_proxy_rules_endpoint_changes_pending", "Changes of endpoints that are not taken in yet."),
+    ("kubeproxy_sync_proxy_rules_endpoint_changes_total", "Changes of endpoints."),
+    ("kubeproxy_sync_proxy_rules_iptables_last", "Rules that were written the last time."),
+    ("kubeproxy_sync_proxy_rules_iptables_restore_failures_total", "Rules that the kernel refused."),
+    ("kubeproxy_sync_proxy_rules_iptables_total", "Rules that there are."),
+    ("kubeproxy_sync_proxy_rules_nftables_sync_failures_total", "Rules that the kernel refused."),
+    ("kubeproxy_sync_proxy_rules_no_local_endpoints_total", "Services of a Local policy without endpoints here."),
+    ("kubeproxy_sync_proxy_rules_service_changes_pending", "Changes of Services that are not taken in yet."),
+    ("kubeproxy_sync_proxy_rules_service_changes_total", "Changes of Services."),
+];
 
-#[derive(Clone, Copy)]
-enum Kind {
-    Counter,
-    Gauge,
-}
-
-struct Histogram {
-    bounds: Vec<f64>,
-    counts: Vec<u64>,
-    count: u64,
-    sum: f64,
-}
-
-impl Histogram {
-    fn new(bounds: Vec<f64>) -> Self {
-        Self { counts: vec![0; bounds.len()], bounds, count: 0, sum: 0.0 }
-    }
-
-    fn observe(&mut self, value: f64) {
-        for (bound, count) in self.bounds.iter().zip(&mut self.counts) {
-            *count += u64::from(value <= *bound);
-        }
-        self.count += 1;
-        self.sum += value;
-    }
+fn help(name: &str) -> &'static str {
+    let found = HELP.iter().find(|(known, _)| *known == name);
+    found.map_or("As kube-proxy has it.", |(_, help)| help)
 }
 
 /// 15 buckets from a millisecond to 16 s.
 fn sync_bounds() -> Vec<f64> {
-    (0..15).map(|power| 0.001 * f64::from(1 << power)).collect()
+    exponential(0.001, 2.0, 15)
 }
 
 /// From a quarter of a second to five minutes.
@@ -65,69 +56,33 @@ fn programming_bounds() -> Vec<f64> {
 }
 
 impl Metrics {
-    fn figures(&self) -> MutexGuard<'_, Figures> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Adds to a counter.
     pub(super) fn add(&self, name: &'static str, labels: &str, more: f64) {
-        let mut figures = self.figures();
-        figures.values.entry((name, labels.to_owned())).or_insert((Kind::Counter, 0.0)).1 += more;
+        self.0.add_written(Metric::counter(name, help(name)), labels.to_owned(), more);
     }
 
     /// Sets a gauge.
     pub(super) fn set(&self, name: &'static str, labels: &str, value: f64) {
-        self.figures().values.insert((name, labels.to_owned()), (Kind::Gauge, value));
+        self.0.set_written(Metric::gauge(name, help(name)), labels.to_owned(), value);
     }
 
     /// How long something took that takes milliseconds.
     pub(super) fn took(&self, name: &'static str, labels: &str, time: Duration) {
-        self.observe(name, labels, time, sync_bounds);
+        self.0.took_written(Metric::histogram(name, help(name), sync_bounds), labels.to_owned(), time);
     }
 
     /// How long a change took from whoever made it to the kernel.
     pub(super) fn programmed(&self, labels: &str, time: Duration) {
-        self.observe("kubeproxy_network_programming_duration_seconds", labels, time, programming_bounds);
-    }
-
-    fn observe(&self, name: &'static str, labels: &str, time: Duration, bounds: fn() -> Vec<f64>) {
-        let mut figures = self.figures();
-        let histogram = figures.histograms.entry((name, labels.to_owned()));
-        histogram.or_insert_with(|| Histogram::new(bounds())).observe(time.as_secs_f64());
+        let name = "kubeproxy_network_programming_duration_seconds";
+        self.0.took_written(Metric::histogram(name, help(name), programming_bounds), labels.to_owned(), time);
     }
 
     /// Everything in Prometheus' text format.
     pub(super) fn text(&self) -> String {
-        let (figures, mut text, mut last) = (self.figures(), String::new(), "");
-        for ((name, labels), (kind, value)) in &figures.values {
-            let kind = if matches!(kind, Kind::Counter) { "counter" } else { "gauge" };
-            header(&mut text, &mut last, name, kind);
-            // Writing into a String does not fail.
-            let _ = writeln!(text, "{name}{} {value}", braces(labels));
-        }
-        for ((name, labels), histogram) in &figures.histograms {
-            header(&mut text, &mut last, name, "histogram");
-            let comma = if labels.is_empty() { "" } else { "," };
-            for (bound, count) in histogram.bounds.iter().zip(&histogram.counts) {
-                let _ = writeln!(text, "{name}_bucket{{{labels}{comma}le=\"{bound}\"}} {count}");
-            }
-            let _ = writeln!(text, "{name}_bucket{{{labels}{comma}le=\"+Inf\"}} {}", histogram.count);
-            let _ = writeln!(text, "{name}_sum{} {}", braces(labels), histogram.sum);
-            let _ = writeln!(text, "{name}_count{} {}", braces(labels), histogram.count);
-        }
-        text
+        let mut text = Exposition::default();
+        self.0.write(&mut text);
+        text.finish()
     }
-}
-
-fn header(text: &mut String, last: &mut &'static str, name: &'static str, kind: &str) {
-    if *last != name {
-        let _ = writeln!(text, "# TYPE {name} {kind}");
-        *last = name;
-    }
-}
-
-fn braces(labels: &str) -> String {
-    if labels.is_empty() { String::new() } else { format!("{{{labels}}}") }
 }
 
 #[cfg(test)]
@@ -135,6 +90,7 @@ mod tests {
     use expect_test::expect;
 
     use super::*;
+    use crate::metrics::lint;
 
     #[test]
     fn figures_are_printed_as_prometheus_reads_them() {
@@ -143,9 +99,12 @@ mod tests {
         metrics.add("a_total", "", 2.0);
         metrics.set("b", "ip_family=\"IPv4\"", 7.0);
         metrics.set("b", "ip_family=\"IPv6\"", 1.5);
+        lint::check(&metrics.text());
         expect![[r#"
+            # HELP a_total As kube-proxy has it.
             # TYPE a_total counter
             a_total 3
+            # HELP b As kube-proxy has it.
             # TYPE b gauge
             b{ip_family="IPv4"} 7
             b{ip_family="IPv6"} 1.5
@@ -159,6 +118,7 @@ mod tests {
         metrics.took("t", "ip_family=\"IPv4\"", Duration::from_millis(3));
         metrics.took("t", "ip_family=\"IPv4\"", Duration::from_secs(60));
         let text = metrics.text();
+        lint::check(&text);
         for line in [
             "t_bucket{ip_family=\"IPv4\",le=\"0.002\"} 0",
             "t_bucket{ip_family=\"IPv4\",le=\"0.004\"} 1",

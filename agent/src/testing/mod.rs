@@ -17,6 +17,7 @@ pub(crate) use seams::{FakeProbes, FakeVolumes, NoCgroups, NoHttp};
 use crate::config::{Config, Draft};
 use crate::events::Recorder;
 use crate::fields::Allocatable;
+use crate::metrics::Figures;
 use crate::names::PodUid;
 use crate::node::{Node, Seams};
 use crate::resources::cgroup_values;
@@ -71,6 +72,7 @@ impl Stage {
             probes: Arc::clone(&self.probes) as _,
             hooks: Arc::new(NoHttp),
             allocatable: self.room,
+            figures: Figures::default(),
         };
         let config = config(self.dir.path());
         let built = Node::join(config, seams, self.wanted.subscribe(), self.recorder.clone()).await;

@@ -5,15 +5,18 @@
 //! the agent goes on with it, but for what was tried in the last moment before a kill.
 
 mod explain;
+mod figures;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::metrics::Figures;
 use crate::names::PodUid;
 
 pub(crate) use explain::title;
@@ -50,6 +53,37 @@ pub enum Work {
     Stop,
     /// Something is given back for good.
     GiveBack,
+}
+
+const ALL: [Work; 10] = [
+    Work::Volumes,
+    Work::Refresh,
+    Work::Image,
+    Work::Sandbox,
+    Work::StopSandbox,
+    Work::Container,
+    Work::Resize,
+    Work::PreStop,
+    Work::Stop,
+    Work::GiveBack,
+];
+
+impl Work {
+    /// As it is written everywhere.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Volumes => "volumes",
+            Self::Refresh => "refresh",
+            Self::Image => "image",
+            Self::Sandbox => "sandbox",
+            Self::StopSandbox => "stop_sandbox",
+            Self::Container => "container",
+            Self::Resize => "resize",
+            Self::PreStop => "pre_stop",
+            Self::Stop => "stop",
+            Self::GiveBack => "give_back",
+        }
+    }
 }
 
 /// How a step came out.
@@ -180,15 +214,34 @@ impl Timeline {
         self.entries.push_back(entry);
     }
 
-    /// The step of that key ended; nothing happens where none is under way.
-    pub fn end(&mut self, key: &str, outcome: Outcome, now: Timestamp) {
+    /// The step of that key ended, and is answered as it was; nothing happens where none is under way.
+    pub fn end(&mut self, key: &str, outcome: Outcome, now: Timestamp) -> Option<Entry> {
         let open = |entry: &Entry| entry.outcome.is_none() && entry.key == key;
-        let Some(at) = self.entries.iter().rposition(open) else { return };
-        let Some(entry) = self.entries.get_mut(at) else { return };
+        let at = self.entries.iter().rposition(open)?;
+        let entry = self.entries.get_mut(at)?;
         entry.ended = Some(now);
         entry.outcome = Some(outcome);
         entry.key = String::new();
+        let ended = entry.clone();
         self.fold(at);
+        Some(ended)
+    }
+
+    /// How long the images of the start took: each moment once, however many were made sure of at the same time.
+    fn images(&self) -> Duration {
+        let mut spans: Vec<_> = self
+            .entries
+            .iter()
+            .filter(|entry| entry.work == Work::Image)
+            .filter_map(|entry| Some((entry.began, entry.ended?)))
+            .collect();
+        spans.sort_unstable();
+        let (mut all, mut until) = (Duration::ZERO, Timestamp::MIN);
+        for (began, ended) in spans {
+            all += Duration::try_from(ended.duration_since(began.max(until))).unwrap_or_default();
+            until = until.max(ended);
+        }
+        all
     }
 
     /// A step that came out as the one before of its kind did is counted there.
@@ -214,15 +267,21 @@ pub struct Timelines {
     /// When this run of the agent began.
     pub agent_started: Timestamp,
     pods: Arc<Mutex<BTreeMap<PodUid, Timeline>>>,
+    figures: Figures,
 }
 
 impl Default for Timelines {
     fn default() -> Self {
-        Self { agent_started: Timestamp::now(), pods: Arc::default() }
+        Self::new(Figures::default())
     }
 }
 
 impl Timelines {
+    /// No pod yet; how long steps take is counted in `figures`.
+    pub(crate) fn new(figures: Figures) -> Self {
+        Self { agent_started: Timestamp::now(), pods: Arc::default(), figures }
+    }
+
     /// Begins a pod's timeline, unless it has one; with what a former run of the agent left of it.
     pub fn open(&self, uid: &PodUid, left: Option<Past>) {
         let now = Timestamp::now();
@@ -244,7 +303,31 @@ impl Timelines {
 
     /// See [`Timeline::end`].
     pub fn end(&self, uid: &PodUid, key: &str, outcome: Outcome) {
-        self.change(uid, |timeline| timeline.end(key, outcome, Timestamp::now()));
+        let ended = self.change(uid, |timeline| timeline.end(key, outcome, Timestamp::now())).flatten();
+        if let Some(ended) = ended {
+            figures::step(&self.figures, &ended);
+        }
+    }
+
+    /// All containers of the pod run for the first time, so long after the pod was first wanted.
+    pub fn started(&self, uid: &PodUid, took: Duration) {
+        let images = self.change(uid, |timeline| timeline.images()).unwrap_or_default();
+        figures::start(&self.figures, took, images);
+    }
+
+    /// A worker has looked at its pod and decided, which took so long.
+    pub fn synced(&self, is_ending: bool, took: Duration) {
+        figures::sync(&self.figures, is_ending, took);
+    }
+
+    /// How many steps are under way, by their kind.
+    pub(crate) fn under_way(&self) -> BTreeMap<&'static str, usize> {
+        self.with(|pods| {
+            let mut counts: BTreeMap<_, _> = ALL.iter().map(|work| (work.word(), 0)).collect();
+            let open = pods.values().flat_map(|timeline| &timeline.entries).filter(|entry| entry.outcome.is_none());
+            open.for_each(|entry| *counts.entry(entry.work.word()).or_default() += 1);
+            counts
+        })
     }
 
     /// What is awaited from now on.
@@ -262,12 +345,8 @@ impl Timelines {
         self.with(|pods| pods.get(uid).cloned())
     }
 
-    fn change(&self, uid: &PodUid, change: impl FnOnce(&mut Timeline)) {
-        self.with(|pods| {
-            if let Some(timeline) = pods.get_mut(uid) {
-                change(timeline);
-            }
-        });
+    fn change<T>(&self, uid: &PodUid, change: impl FnOnce(&mut Timeline) -> T) -> Option<T> {
+        self.with(|pods| pods.get_mut(uid).map(change))
     }
 
     fn with<T>(&self, use_it: impl FnOnce(&mut BTreeMap<PodUid, Timeline>) -> T) -> T {
