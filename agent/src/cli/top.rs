@@ -17,7 +17,7 @@ use super::render::{coloured, plain, since};
 use super::table::columns;
 use super::talk::{Format, print};
 use crate::server::{Top, TopPod, Used};
-use crate::view::{PodView, Row, human};
+use crate::view::{Row, human};
 
 /// A single answer measures over this long.
 const ONCE: Duration = Duration::from_secs(1);
@@ -136,7 +136,16 @@ impl Figures<'_> {
         self.pod.used.values().map(|used| used.memory).reduce(u64::saturating_add)
     }
 
-    fn lines(&self, now: Timestamp) -> Vec<[String; 7]> {
+    /// How long the start took, and what of: `34ms (image 3, sandbox 12, container 9)`.
+    fn start(&self) -> String {
+        let Some(took) = self.pod.row.started_in_ms else { return "-".into() };
+        let phases = self.pod.phases.iter().map(|(work, micros)| format!("{} {}", work.word(), micros.div_ceil(1_000)));
+        let phases = phases.collect::<Vec<_>>().join(", ");
+        let split = if phases.is_empty() { String::new() } else { format!(" ({phases})") };
+        format!("{took}ms{split}")
+    }
+
+    fn lines(&self, now: Timestamp) -> Vec<[String; 8]> {
         let event = self.pod.event.as_ref().map(|event| {
             let message: String = plain(&event.message).chars().take(60).collect();
             format!("{} ago {}: {message}", human(since(event.last, now)), event.reason)
@@ -149,6 +158,7 @@ impl Figures<'_> {
             row.restarts.to_string(),
             row.ready.clone(),
             row.status.clone(),
+            self.start(),
             event.unwrap_or_else(|| "-".into()),
         ]];
         // One container is the pod.
@@ -160,6 +170,7 @@ impl Figures<'_> {
                     format!("  {name}"),
                     shown(cpu, cores),
                     shown(Some(used.memory), mebibytes),
+                    dash(),
                     dash(),
                     dash(),
                     dash(),
@@ -190,7 +201,7 @@ fn table(before: &Top, now: &Top, at: Timestamp) -> Vec<String> {
     if rows.is_empty() {
         return vec!["No pods.".to_owned()];
     }
-    columns(["POD", "CPU", "MEMORY", "RESTARTS", "READY", "STATUS", "LAST EVENT"], &rows)
+    columns(["POD", "CPU", "MEMORY", "RESTARTS", "READY", "STATUS", "START", "LAST EVENT"], &rows)
 }
 
 fn as_json(before: &Top, now: &Top) -> serde_json::Value {
@@ -203,7 +214,8 @@ fn as_json(before: &Top, now: &Top) -> serde_json::Value {
             json!({
                 "pod": pod.row.name, "status": pod.row.status, "ready": pod.row.ready, "restarts": pod.row.restarts,
                 "cpu_millis": pod.cpu(), "memory_bytes": pod.memory(), "containers": containers.collect::<Vec<_>>(),
-                "event": pod.pod.event, "started_in_ms": PodView::from(pod.pod.row.clone()).started_in.map(|took| took.as_millis() as u64),
+                "event": pod.pod.event, "started_in_ms": pod.pod.row.started_in_ms,
+                "phases_us": pod.pod.phases.iter().map(|(work, micros)| (work.word(), *micros)).collect::<BTreeMap<_, _>>(),
             })
         })
         .collect();
@@ -222,7 +234,7 @@ mod tests {
         serde_json::from_value(json!({"pods": [
             {"row": {"pod": {"metadata": {"name": "web", "namespace": "shop", "uid": "u"}, "spec": {"containers": [{"name": "a"}, {"name": "b"}]},
                 "status": {"phase": "Running"}}, "stopping": false, "started_in_ms": 14},
-             "used": {"a": used(cpu_ms), "b": used(0)}, "event": null},
+             "used": {"a": used(cpu_ms), "b": used(0)}, "event": null, "phases": [["image", 900], ["sandbox", 8100]]},
             {"row": {"pod": {"metadata": {"name": "new", "namespace": "shop", "uid": "v"}, "spec": {"containers": [{"name": "a"}]}},
                 "stopping": false, "started_in_ms": null}, "used": {}, "event": null}]}))
         .unwrap()
@@ -232,9 +244,9 @@ mod tests {
     fn rates_are_what_was_used_between_two_looks() {
         let lines = table(&top(10, 1_000), &top(12, 1_500), Timestamp::UNIX_EPOCH);
         expect![[r#"
-            POD        CPU    MEMORY   RESTARTS   READY   STATUS    LAST EVENT
-            shop/new   -      -        0          0/1     Pending   -
-            shop/web   250m   10Mi     0          0/2     Running   -
+            POD        CPU    MEMORY   RESTARTS   READY   STATUS    START                       LAST EVENT
+            shop/new   -      -        0          0/1     Pending   -                           -
+            shop/web   250m   10Mi     0          0/2     Running   14ms (image 1, sandbox 9)   -
               a        250m   5Mi
               b        0m     5Mi"#]]
         .assert_eq(&lines.join("\n"));

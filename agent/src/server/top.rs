@@ -12,6 +12,7 @@ use super::{PodRow, Refusal, Surface};
 use crate::container::labels;
 use crate::events::{About, Event};
 use crate::names::PodUid;
+use crate::timeline::Work;
 
 /// Reading some files for each container.
 const WITHIN: Duration = Duration::from_secs(10);
@@ -32,6 +33,9 @@ pub struct TopPod {
     pub used: BTreeMap<String, Used>,
     /// The newest event.
     pub event: Option<Event>,
+    /// What its start was spent on, in the order of a start: kinds of steps, microseconds.
+    #[serde(default)]
+    pub phases: Vec<(Work, u64)>,
 }
 
 /// What a container uses.
@@ -55,8 +59,14 @@ pub(super) async fn list(State(surface): State<Surface>) -> Result<Json<Top>, Re
         row: PodRow::from(view),
         used: used.remove(uid.as_str()).unwrap_or_default(),
         event: events.remove(uid),
+        phases: view.started_in.map(|took| phases(&surface, uid, took)).unwrap_or_default(),
     });
     Ok(Json(Top { pods: pods.collect() }))
+}
+
+fn phases(surface: &Surface, uid: &PodUid, started_in: Duration) -> Vec<(Work, u64)> {
+    let timeline = surface.timelines.of(uid);
+    timeline.map(|timeline| timeline.phases(started_in)).unwrap_or_default()
 }
 
 fn newest(events: Vec<Event>) -> BTreeMap<PodUid, Event> {

@@ -227,6 +227,20 @@ impl Timeline {
         Some(ended)
     }
 
+    /// What a start that took so long was spent on: kinds of steps with their microseconds. Steps of one kind that ran at
+    /// the same time are added up.
+    pub fn phases(&self, started_in: Duration) -> Vec<(Work, u64)> {
+        let length = jiff::SignedDuration::try_from(started_in).unwrap_or(jiff::SignedDuration::MAX);
+        let until = self.since.saturating_add(length).unwrap_or(Timestamp::MAX);
+        let of = |work: Work| {
+            let all = self.entries.iter().filter(|entry| entry.work == work && entry.first <= until);
+            let took = all.filter_map(|entry| u64::try_from(entry.ended?.duration_since(entry.began).as_micros()).ok());
+            (work, took.sum::<u64>())
+        };
+        let kinds = [Work::Volumes, Work::Image, Work::Sandbox, Work::Container];
+        kinds.into_iter().map(of).filter(|(_, took)| *took > 0).collect()
+    }
+
     /// How long the images of the start took: each moment once, however many were made sure of at the same time.
     fn images(&self) -> Duration {
         let mut spans: Vec<_> = self
