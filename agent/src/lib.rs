@@ -30,6 +30,7 @@ pub mod join;
 pub mod kubelet_api;
 mod listen;
 pub mod log_rotation;
+pub mod logging;
 pub(crate) mod metrics;
 pub mod names;
 pub mod node;

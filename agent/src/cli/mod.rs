@@ -71,6 +71,8 @@ enum Command {
     Pull(talk::PullArgs),
     /// Show what pods and containers use, and how they are.
     Top(top::TopArgs),
+    /// Show or change how much the agent logs, while it runs.
+    LogLevel(talk::LogLevelArgs),
     /// Start pods again that were stopped by hand.
     Start(talk::StartArgs),
     /// Stop pods, or without a name the agent with all of its pods.
@@ -105,6 +107,7 @@ pub fn main() -> anyhow::Result<ExitCode> {
             Command::Images(args) => talk::images(&agent, args).await,
             Command::Import(args) => talk::import(&agent, args).await,
             Command::Pull(args) => talk::pull(&agent, args).await,
+            Command::LogLevel(args) => talk::log_level(&agent, args).await,
             Command::Top(args) => top::run(&agent, args).await,
             Command::Start(args) => talk::start(&agent, args).await,
             Command::Stop(args) => talk::stop(&agent, args).await,

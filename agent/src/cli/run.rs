@@ -24,6 +24,7 @@ use super::{host_name, live};
 use crate::config::{Config, Draft, LogRotation};
 use crate::errors::chain;
 use crate::events::{About, EventType, Recorder};
+use crate::logging;
 use crate::names::ObjectName;
 use crate::node::{self, Handle, Node, facts};
 use crate::proxy;
@@ -117,6 +118,12 @@ pub(super) struct RunArgs {
     /// Serve the embedded runtime as CRI v1 on this socket too.
     #[arg(long, value_name = "SOCKET")]
     cri_socket: Option<PathBuf>,
+    /// How much is logged, as for `longshore log-level`.
+    #[arg(long, value_name = "LEVEL", value_parser = crate::logging::read)]
+    log_level: Option<String>,
+    /// How it is logged.
+    #[arg(long, default_value = "text", value_name = "FORMAT", value_parser = ["text", "json"])]
+    logging_format: String,
     /// Leave the pods running when the agent is told to end; the next one finds them again.
     #[arg(long)]
     keep_pods: bool,
@@ -126,6 +133,8 @@ pub(super) struct RunArgs {
 pub(super) async fn run(args: RunArgs, run_dir: PathBuf) -> anyhow::Result<ExitCode> {
     // From here on a Ctrl-C is ours to answer: nothing half-made may stay behind.
     let mut ends = Ends::listen()?;
+    logging::write_json(args.logging_format == "json");
+    args.log_level.as_deref().map_or(Ok(()), logging::set)?;
     let config = config(&args, run_dir)?;
     let turns = proxy::Turns::default();
     let proxied = proxy_settings(&args, &config, turns.clone())?;

@@ -370,6 +370,22 @@ pub(super) async fn stop(agent: &Client, args: StopArgs) -> anyhow::Result<ExitC
 }
 
 #[derive(Args, Debug)]
+pub(super) struct LogLevelArgs {
+    /// A level (warn, info, debug, …), a number as for the kubelet's -v, or MODULE=LEVEL; several with commas. Without it
+    /// what counts now is printed.
+    level: Option<String>,
+}
+
+pub(super) async fn log_level(agent: &Client, args: LogLevelArgs) -> anyhow::Result<ExitCode> {
+    let answer: crate::server::LogLevel = match args.level {
+        Some(level) => agent.post("/v1/log-level", &crate::server::LogLevel { level }).await?,
+        None => agent.get("/v1/log-level").await?,
+    };
+    print([answer.level])?;
+    Ok(ExitCode::SUCCESS)
+}
+
+#[derive(Args, Debug)]
 pub(super) struct StartArgs {
     /// Pods that were stopped by hand, as NAME or NAMESPACE/NAME.
     #[arg(required = true)]

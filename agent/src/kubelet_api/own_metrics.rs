@@ -6,13 +6,14 @@ use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
 use procfs::process::Process;
 
 use super::requests::Requests;
+use super::stats::{self, PodDisks};
 use crate::cluster::VERSION;
 use crate::metrics::{Exposition, Figures, Kind};
 use crate::names::PodUid;
 use crate::node::Handle;
 use crate::view::PodView;
 
-pub(super) fn text(node: &Handle, calls: &Figures, requests: &Requests) -> String {
+pub(super) fn text(node: &Handle, disks: &PodDisks, calls: &Figures, requests: &Requests) -> String {
     let mut text = Exposition::default();
     text.family("kubernetes_build_info", Kind::Gauge, "The version of Kubernetes that this node behaves like.")
         .add(&[("git_version", VERSION)], 1.0);
@@ -21,6 +22,7 @@ pub(super) fn text(node: &Handle, calls: &Figures, requests: &Requests) -> Strin
     let views = node.views.borrow().clone();
     pods(&views, &mut text);
     queues(node, &mut text);
+    stats::volumes::write(node, disks, &mut text);
     node.figures.write(&mut text);
     calls.write(&mut text);
     requests.write(&mut text);

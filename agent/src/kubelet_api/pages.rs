@@ -1,14 +1,18 @@
 //! `/statusz`, `/flagz` and `/metrics/slis`: small pages in the form of Kubernetes' own servers (`component-base/zpages`).
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
+use http_body_util::{BodyExt, Limited};
 use hyper::StatusCode;
+use hyper::body::Incoming;
 use jiff::Timestamp;
 use serde_json::Value;
 
 use super::answers::{Answer, text};
 use crate::cluster::VERSION;
 use crate::config::kubelet::FLAGS;
+use crate::logging;
 use crate::metrics::{Exposition, Kind};
 
 const WARNING: &str = "Warning: This endpoint is not meant to be machine parseable, has no formatting compatibility \
@@ -48,6 +52,25 @@ pub(super) fn flagz(configz: &Value) -> Answer {
     text(StatusCode::OK, page)
 }
 
+/// A body is a number.
+const LARGEST_NUMBER: usize = 64;
+
+/// `PUT /debug/flags/v`: from now on so much is logged, as klog counts.
+pub(super) async fn verbosity(body: Incoming) -> Answer {
+    let body = Limited::new(body, LARGEST_NUMBER).collect();
+    let Ok(Ok(body)) = tokio::time::timeout(Duration::from_secs(10), body).await else {
+        return text(StatusCode::BAD_REQUEST, "a number was expected\n");
+    };
+    let asked = String::from_utf8_lossy(&body.to_bytes()).trim().to_owned();
+    match asked.parse() {
+        Ok(number) => match logging::set(&logging::of_klog(number, &[])) {
+            Ok(()) => text(StatusCode::OK, format!("successfully set klog.logging.verbosity to {number}")),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        },
+        Err(error) => text(StatusCode::BAD_REQUEST, format!("failed set klog.logging.verbosity {asked:?}: {error}")),
+    }
+}
+
 /// Health as Prometheus reads it.
 pub(super) fn slis(goes: bool) -> String {
     let mut text = Exposition::default();
@@ -62,7 +85,6 @@ pub(super) fn slis(goes: bool) -> String {
 #[cfg(test)]
 mod tests {
     use expect_test::expect;
-    use http_body_util::BodyExt;
     use serde_json::json;
 
     use super::*;

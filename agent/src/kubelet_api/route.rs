@@ -34,6 +34,8 @@ pub(super) enum Route {
     Flagz,
     /// `/debug/pprof/`.
     Profile,
+    /// `/debug/flags/v`: how much is logged.
+    Verbosity,
     /// `/stats/summary`.
     Summary,
     /// `/metrics` and what is below it.
@@ -208,6 +210,7 @@ fn find(segments: &[&str]) -> Found {
         ["metrics", "slis"] => (Route::Metrics(Metrics::Slis), "GET"),
         ["statusz"] => (Route::Statusz, "GET"),
         ["flagz"] => (Route::Flagz, "GET"),
+        ["debug", "flags", "v"] => (Route::Verbosity, "PUT"),
         ["debug", "pprof", ..] => (Route::Profile, "GET"),
         ["configz"] => (Route::Configz, "GET"),
         ["containerLogs", namespace, name, container] => {

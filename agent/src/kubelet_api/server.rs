@@ -23,7 +23,7 @@ use super::connections::{Answers, Connections, Peer, Port, full};
 use super::requests::Requests;
 use super::route::{Asked, Metrics, Miss, Route, StreamRoute};
 use super::settings::Settings;
-use super::stats::{self, Rates};
+use super::stats::{self, Disks, Rates};
 use super::tls::{Serving, TlsError, client_authority, serving};
 use super::{RUNTIME, container_logs, health, node_logs, own_metrics, pages, pods};
 use crate::api::Client;
@@ -119,6 +119,7 @@ impl Bound {
             calls: client.figures().clone(),
             requests: Requests::default(),
             rates: Rates::default(),
+            disks: Disks::default(),
             scrapes: Semaphore::new(2),
             started: Timestamp::now(),
         });
@@ -236,6 +237,7 @@ struct Routes {
     requests: Requests,
     started: Timestamp,
     rates: Rates,
+    disks: Disks,
     /// Two scrapes at a time: a third waits, and a crowd of them cannot keep the machine busy.
     scrapes: Semaphore,
 }
@@ -253,13 +255,19 @@ impl Routes {
             Route::Statusz => return pages::statusz(self.started, Timestamp::now()),
             Route::Flagz => return pages::flagz(&self.settings.configz),
             Route::Profile => return text(StatusCode::NOT_FOUND, NO_PROFILES),
+            Route::Verbosity if !self.settings.server.debug_flags => {
+                return text(StatusCode::METHOD_NOT_ALLOWED, "flags endpoint is disabled.\n");
+            }
+            Route::Verbosity => return pages::verbosity(request.into_body()).await,
             _ => {}
         }
         let Some(node) = self.node.0.get() else {
             return text(StatusCode::SERVICE_UNAVAILABLE, "the node is starting\n");
         };
         match route {
-            Route::Healthz(_) | Route::Statusz | Route::Flagz | Route::Profile => answers::miss(Miss::NotFound),
+            Route::Healthz(_) | Route::Statusz | Route::Flagz | Route::Profile | Route::Verbosity => {
+                answers::miss(Miss::NotFound)
+            }
             Route::Pods => answers::json(&pods::wanted(&node.views.borrow().clone())),
             Route::RunningPods => match pods::running(node.runtime.as_ref(), Deadline::within(RUNTIME)).await {
                 Ok(list) => answers::json(&list),
@@ -288,7 +296,11 @@ impl Routes {
         let only = form_urlencoded::parse(query.as_bytes())
             .any(|(key, value)| key == "only_cpu_and_memory" && value == "true");
         match stats::measure(node).await {
-            Ok(usage) => answers::json(&stats::summary::document(&usage, &self.rates, only)),
+            Ok(usage) if only => answers::json(&stats::summary::document(&usage, &self.rates, only)),
+            Ok(usage) => {
+                let usage = usage.with_disks(&self.disks.of(node).await);
+                answers::json(&stats::summary::document(&usage, &self.rates, only))
+            }
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, chain(&error)),
         }
     }
@@ -296,7 +308,10 @@ impl Routes {
     async fn metrics(&self, node: &Handle, wanted: Metrics) -> Answer {
         let _turn = self.scrapes.acquire().await;
         let measured = match wanted {
-            Metrics::Own => return exposed(own_metrics::text(node, &self.calls, &self.requests)),
+            Metrics::Own => {
+                let volumes = self.disks.of(node).await;
+                return exposed(own_metrics::text(node, &volumes, &self.calls, &self.requests));
+            }
             Metrics::Probes => return exposed(node.probes.as_ref().map(Probes::exposition).unwrap_or_default()),
             Metrics::Slis => return exposed(pages::slis(self.goes().await)),
             Metrics::Resource | Metrics::Cadvisor => stats::measure(node).await,

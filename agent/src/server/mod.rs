@@ -11,13 +11,14 @@
 //! GET  /v1/services             Services
 //! GET  /v1/explain?…            Explanation    POST /v1/start                 Stopped
 //! GET  /v1/top                  Top
-//! GET  /v1/workloads            Workloads
+//! GET  /v1/workloads            Workloads      GET, POST /v1/log-level        LogLevel
 //! ```
 
 mod events;
 mod exec;
 mod explain;
 mod images;
+mod log_level;
 mod logs;
 mod pods;
 mod services;
@@ -53,6 +54,7 @@ use crate::workloads::Rows;
 
 pub use exec::{ExecAnswer, ExecRequest};
 pub use images::{ImageLine, ImageRow, Images, ImportRequest, PullRequest};
+pub(crate) use log_level::LogLevel;
 pub use pods::{PodRow, Pods, Workloads};
 pub(crate) use pods::{StopRequest, Stopped};
 pub use services::Services;
@@ -168,6 +170,7 @@ pub async fn serve(surface: Surface, run: &Path, stop: CancellationToken) -> Res
         .route("/v1/services", get(services::list))
         .route("/v1/start", post(pods::start))
         .route("/v1/top", get(top::list))
+        .route("/v1/log-level", get(log_level::show).post(log_level::change))
         .layer(DefaultBodyLimit::max(LARGEST_REQUEST))
         .with_state(surface);
     let served = axum::serve(listener, router);

@@ -14,6 +14,7 @@ mod config_map;
 mod downward_api;
 mod empty_dir;
 mod error;
+mod figures;
 mod host_path;
 mod huge_pages;
 mod layout;
@@ -46,9 +47,11 @@ use crate::names::PodUid;
 use crate::sources::Objects;
 
 pub use error::{SetUpError, VolumeError};
+pub(crate) use figures::{VolumeFigures, may_hang, of_pod as figures_of_pod};
 pub use layout::Layout;
 pub use mounts::{KernelMounts, Mounts};
 pub use tokens::{Token, TokenWanted, Tokens};
+pub(crate) use usage::{Held, held};
 
 /// One volume, ready to be given to containers.
 #[derive(Clone, Debug, PartialEq, Eq)]

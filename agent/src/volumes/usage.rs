@@ -1,4 +1,4 @@
-//! How many bytes a directory holds on disk. One directory is open at a time: depth is no bound.
+//! How many bytes and inodes a directory holds on disk. One directory is open at a time: depth is no bound.
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -15,15 +15,29 @@ const HOP: usize = 3_800;
 /// What `st_blocks` counts in.
 const BLOCK: u64 = 512;
 
-/// Bytes on disk of everything in `root`; what is mounted in it and what is named by links does not count, a file with
-/// several names counts once. What is not there holds nothing.
+/// What a directory holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// On disk.
+    pub(crate) bytes: u64,
+    /// Files, directories and links, itself among them.
+    pub(crate) inodes: u64,
+}
+
+/// Bytes on disk of everything in `root`; see [`held`].
 pub(super) fn of(root: &Path) -> io::Result<u64> {
+    held(root).map(|held| held.bytes)
+}
+
+/// Everything in `root`; what is mounted in it and what is named by links does not count, a file with
+/// several names counts once. What is not there holds nothing.
+pub(crate) fn held(root: &Path) -> io::Result<Held> {
     let top = match rustix::fs::openat(CWD, root, FLAGS, Mode::empty()) {
-        Err(Errno::NOENT) => return Ok(0),
+        Err(Errno::NOENT) => return Ok(Held::default()),
         other => other?,
     };
     let device = rustix::fs::fstat(&top)?.st_dev;
-    let (mut bytes, mut seen, mut left) = (0_u64, HashSet::new(), vec![PathBuf::new()]);
+    let (mut all, mut seen, mut left) = (Held { bytes: 0, inodes: 1 }, HashSet::new(), vec![PathBuf::new()]);
     while let Some(path) = left.pop() {
         let dir = match open(&top, &path) {
             // Gone meanwhile, or another thing than it was.
@@ -43,13 +57,14 @@ pub(super) fn of(root: &Path) -> io::Result<u64> {
             if stat.st_dev != device || (stat.st_nlink > 1 && !is_dir(stat.st_mode) && !seen.insert(stat.st_ino)) {
                 continue;
             }
-            bytes = bytes.saturating_add(u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(BLOCK));
+            all.bytes = all.bytes.saturating_add(u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(BLOCK));
+            all.inodes += 1;
             if is_dir(stat.st_mode) {
                 left.push(path.join(OsStr::from_bytes(name.to_bytes())));
             }
         }
     }
-    Ok(bytes)
+    Ok(all)
 }
 
 const FLAGS: OFlags =
@@ -107,6 +122,8 @@ mod tests {
         std::io::Write::write_all(&mut fs::File::from(deep), &vec![1; 2 << 20]).unwrap();
         let used = of(&root).unwrap() - empty;
         assert!((3 << 20..4 << 20).contains(&used), "{used}");
+        // Itself, two links, a file under two names, forty directories and the file at their end.
+        assert_eq!(held(&root).unwrap().inodes, 1 + 2 + 1 + 40 + 1);
         super::super::remove::entry(CWD, &root).unwrap();
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, error::ErrorKind};
 
 use crate::config::kubelet::{self, FLAGS, Loaded, SWITCHES_WITHOUT_MEANING, Setting, WITHOUT_MEANING};
+use crate::logging;
 
 /// `--config`, `--config-dir` and every flag of the kubelet that the agent has not under the same name.
 #[derive(Clone, Debug, Default)]
@@ -24,6 +25,7 @@ impl KubeletFlags {
     pub(super) fn load(&self) -> Result<kubelet::KubeletConfiguration, kubelet::BadConfiguration> {
         let Loaded { configuration, warnings } =
             kubelet::load(self.config.as_deref(), self.config_dir.as_deref(), &self.settings)?;
+        follow(&configuration.logging);
         for warning in warnings {
             tracing::warn!("{warning}");
         }
@@ -39,18 +41,28 @@ impl KubeletFlags {
     }
 }
 
+/// Logs as it is asked for; `RUST_LOG` counts where nobody asks for a level.
+fn follow(wanted: &kubelet::Logging) {
+    logging::write_json(wanted.json);
+    if wanted.verbosity > 0 || !wanted.modules.is_empty() {
+        let level = logging::of_klog(wanted.verbosity, &wanted.modules);
+        if let Err(error) = logging::set(&level) {
+            tracing::warn!("{error}");
+        }
+    }
+}
+
 impl Args for KubeletFlags {
     fn augment_args(command: Command) -> Command {
         let file = Arg::new("config").long("config").value_name("FILE").value_parser(clap::value_parser!(PathBuf));
         let folder =
             Arg::new("config-dir").long("config-dir").value_name("DIR").value_parser(clap::value_parser!(PathBuf));
-        let level = Arg::new("v").long("v").short('v').value_name("LEVEL").hide(true).action(ArgAction::Append);
         let command = command
             .arg(file.help("The kubelet's configuration: KubeletConfiguration v1beta1. Flags win over it"))
-            .arg(folder.help("A folder whose *.conf are laid over it, by name"))
-            .arg(level);
+            .arg(folder.help("A folder whose *.conf are laid over it, by name"));
         let known = FLAGS.iter().map(|flag| {
             let arg = if flag.is_switch { switch(flag.name) } else { valued(flag.name) };
+            let arg = if flag.name == "v" { arg.short('v') } else { arg };
             if flag.help.is_empty() { arg.hide(true) } else { arg.help(flag.help) }
         });
         let other = WITHOUT_MEANING.iter().map(|name| valued(name).hide(true));
@@ -92,7 +104,7 @@ impl FromArgMatches for KubeletFlags {
             })?;
             self.settings.push(setting);
         }
-        let ignored = WITHOUT_MEANING.iter().chain(SWITCHES_WITHOUT_MEANING).chain(&["v"]);
+        let ignored = WITHOUT_MEANING.iter().chain(SWITCHES_WITHOUT_MEANING);
         self.ignored = ignored.copied().filter(|name| matches.contains_id(name)).collect();
         Ok(())
     }
@@ -123,9 +135,9 @@ mod tests {
              --eviction-hard=memory.available<1Gi --eviction-max-pod-grace-period -1 --feature-gates=A=true",
         )
         .unwrap();
-        assert_eq!(flags.ignored, ["container-runtime-endpoint", "pod-infra-container-image", "network-plugin", "v"]);
+        assert_eq!(flags.ignored, ["container-runtime-endpoint", "pod-infra-container-image", "network-plugin"]);
         let named: Vec<_> = flags.settings.iter().map(|setting| setting.flag).collect();
-        assert_eq!(named.len(), 6, "{named:?}");
+        assert_eq!(named.len(), 7, "{named:?}");
         assert!(flags.load().unwrap().rotate_certificates);
     }
 

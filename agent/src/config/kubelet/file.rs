@@ -132,7 +132,7 @@ fields! {
         volume_plugin_dir "volumePluginDir": String,
         provider_id "providerID": String,
         kernel_memcg_notification "kernelMemcgNotification": bool,
-        logging "logging": Value,
+        logging "logging": Logging,
         enable_system_log_handler "enableSystemLogHandler": bool,
         enable_system_log_query "enableSystemLogQuery": bool,
         shutdown_grace_period "shutdownGracePeriod": GoDuration,
@@ -147,12 +147,36 @@ fields! {
         memory_reservation_policy "memoryReservationPolicy": String,
         register_with_taints "registerWithTaints": Vec<Taint>,
         register_node "registerNode": bool,
-        tracing "tracing": Value,
+        tracing "tracing": Tracing,
         local_storage_capacity_isolation "localStorageCapacityIsolation": bool,
         container_runtime_endpoint "containerRuntimeEndpoint": String,
         image_service_endpoint "imageServiceEndpoint": String,
         fail_cgroup_v1 "failCgroupV1": bool,
         user_namespaces "userNamespaces": UserNamespaces,
+    }
+}
+
+fields! {
+    struct Logging {
+        format "format": String,
+        flush_frequency "flushFrequency": Value,
+        verbosity "verbosity": i64,
+        vmodule "vmodule": Vec<Module>,
+        options "options": Value,
+    }
+}
+
+fields! {
+    struct Module {
+        file_pattern "filePattern": String,
+        verbosity "verbosity": i64,
+    }
+}
+
+fields! {
+    struct Tracing {
+        endpoint "endpoint": String,
+        sampling_rate "samplingRatePerMillion": i32,
     }
 }
 

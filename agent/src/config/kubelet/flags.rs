@@ -22,6 +22,8 @@ enum Form {
     Headers,
     /// `key=value:Effect`, separated by commas.
     Taints,
+    /// `module=verbosity`, separated by commas.
+    Modules,
 }
 
 /// A flag that stands for a field of the configuration.
@@ -107,6 +109,9 @@ pub const FLAGS: &[Flag] = &[
         )
     },
     Flag { is_switch: true, ..shown("fail-swap-on", "failSwapOn", Form::Plain, "Refuse to start while there is swap") },
+    shown("v", "logging.verbosity", Form::Plain, "How much is logged, as klog counts: 2 tells what happens, 4 why"),
+    shown("vmodule", "logging.vmodule", Form::Modules, "Modules that log more or less: pods=4,runtime=0"),
+    shown("logging-format", "logging.format", Form::Text, "text or json"),
     flag("pod-manifest-path", "staticPodPath", Form::Text),
     flag("sync-frequency", "syncFrequency", Form::Text),
     flag("file-check-frequency", "fileCheckFrequency", Form::Text),
@@ -221,7 +226,6 @@ pub const WITHOUT_MEANING: &[&str] = &[
     "maximum-dead-containers",
     "maximum-dead-containers-per-container",
     "reserved-memory",
-    "vmodule",
     "log-dir",
     "log-file",
     "log-file-max-size",
@@ -229,7 +233,6 @@ pub const WITHOUT_MEANING: &[&str] = &[
     "log-backtrace-at",
     "log-text-info-buffer-size",
     "log-json-info-buffer-size",
-    "logging-format",
     "stderrthreshold",
     "housekeeping-interval",
     "max-housekeeping-interval",
@@ -286,6 +289,7 @@ impl Flag {
             Form::Pairs(by) => Kind::Map(pairs(pieces(), by, text)?),
             Form::Gates => Kind::Map(pairs(pieces(), '=', plain)?),
             Form::Headers => headers(pieces())?,
+            Form::Modules => Kind::List(pieces().map(module).collect::<Result<_, _>>()?),
             Form::Taints => Kind::List(pieces().map(taint).collect::<Result<_, _>>()?),
         };
         Ok(Setting { flag: self.name, field: self.field, value: node(kind), adds: self.form == Form::Gates })
@@ -330,6 +334,14 @@ fn headers<'a>(pieces: impl Iterator<Item = &'a str>) -> Result<Kind, String> {
     Ok(Kind::Map(entries))
 }
 
+/// `module=verbosity`.
+fn module(piece: &str) -> Result<Node, String> {
+    let (name, verbosity) =
+        piece.split_once('=').ok_or_else(|| format!("{piece:?} is not of the form MODULE=VERBOSITY"))?;
+    let entries = [("filePattern", text(name.trim())), ("verbosity", plain(verbosity.trim()))];
+    Ok(node(Kind::Map(entries.map(|(key, value)| (key.to_owned(), value)).into())))
+}
+
 /// `key=value:Effect`, `key:Effect`.
 fn taint(piece: &str) -> Result<Node, String> {
     let (rest, effect) =
@@ -367,6 +379,7 @@ mod tests {
                 Form::Gates => "A=true",
                 Form::Headers => "A:b",
                 Form::Taints => "k=v:NoSchedule",
+                Form::Modules => "pods=4",
             };
             let said = load(None, None, &[flag.setting(&[given.to_owned()]).unwrap()]);
             let said = said.map(drop).map_err(|error| error.to_string()).err().unwrap_or_default();

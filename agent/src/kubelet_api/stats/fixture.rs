@@ -7,8 +7,9 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::machine::{Interface, Machine, Memory};
-use super::{FileSystem, PodUsage, Usage};
+use super::{FileSystem, PodDisk, PodUsage, Usage};
 use crate::view::PodView;
+use crate::volumes::{Held, VolumeFigures};
 
 fn number(value: u64) -> Option<v1::UInt64Value> {
     Some(v1::UInt64Value { value })
@@ -96,13 +97,28 @@ pub(super) fn usage(second: i64, cpu_seconds: u64) -> Usage {
         kubelet_fs: fs,
         image_fs: fs,
         image_bytes: Some(250),
-        pods: vec![PodUsage { stats, view: Some(view()) }],
+        pods: vec![PodUsage { stats, view: Some(view()), disk: Some(Arc::new(disk(at))) }],
     }
+}
+
+fn disk(at: Timestamp) -> PodDisk {
+    let volume = |name: &str, is_ephemeral| VolumeFigures {
+        name: name.into(),
+        is_ephemeral,
+        used: 8_192,
+        inodes_used: 3,
+        capacity: 1_000,
+        available: 300,
+        inodes: 100,
+        inodes_free: 40,
+    };
+    let logs = [("main".to_owned(), Held { bytes: 2_048, inodes: 2 })].into();
+    PodDisk { at, volumes: vec![volume("data", false), volume("scratch", true)], logs }
 }
 
 fn view() -> PodView {
     let started = "2026-01-01T00:00:00Z";
-    let pod = json!({"metadata": {"name": "web", "namespace": "shop", "uid": "u1"}, "spec": {"containers": [
+    let pod = json!({"metadata": {"name": "web", "namespace": "shop", "uid": "u1"}, "spec": {"volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "disk"}}], "containers": [
         {"name": "main", "image": "busybox", "resources": {"limits": {"cpu": "500m", "memory": "64Mi"}}}]}});
     let status = json!({"startTime": started, "containerStatuses": [{"name": "main", "image": "busybox:1", "imageID": "",
         "ready": true, "restartCount": 0, "state": {"running": {"startedAt": started}}}]});

@@ -5,13 +5,16 @@
 //! summary::document         /stats/summary                     (rates: against the look before this one)
 //! resource::text            /metrics/resource, what metrics-server reads
 //! cadvisor::text            /metrics/cadvisor, what dashboards read
+//! disks                     volumes and logs: walks over files, at most one a minute and pod
 //! ```
 
 pub(super) mod cadvisor;
+mod disks;
 mod machine;
 mod rates;
 pub(super) mod resource;
 pub(super) mod summary;
+pub(super) mod volumes;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,6 +23,8 @@ use cri_proto::{Deadline, RuntimeError, v1};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ContainerStatus;
 
+use self::disks::PodDisk;
+pub(super) use self::disks::{Disks, PodDisks};
 use self::machine::Machine;
 pub(super) use self::rates::Rates;
 use super::RUNTIME;
@@ -42,6 +47,8 @@ pub(super) struct Usage {
 struct PodUsage {
     stats: v1::PodSandboxStats,
     view: Option<PodView>,
+    /// Volumes and logs, where somebody has looked at them.
+    disk: Option<Arc<PodDisk>>,
 }
 
 /// `statvfs`.
@@ -73,10 +80,21 @@ pub(super) async fn measure(node: &Handle) -> Result<Usage, RuntimeError> {
     Ok(Usage { node: node.config.node_name.clone(), machine, kubelet_fs, image_fs, image_bytes, pods })
 }
 
+impl Usage {
+    /// The same with what is known of volumes and logs.
+    pub(super) fn with_disks(mut self, disks: &PodDisks) -> Self {
+        for pod in &mut self.pods {
+            let uid = PodUid::try_from(pod.metadata().uid).ok();
+            pod.disk = uid.and_then(|uid| disks.get(&uid).cloned());
+        }
+        self
+    }
+}
+
 fn with_view(stats: v1::PodSandboxStats, views: &Arc<BTreeMap<PodUid, PodView>>) -> PodUsage {
     let uid = stats.attributes.as_ref().and_then(|all| Some(all.metadata.as_ref()?.uid.clone()));
     let view = uid.and_then(|uid| views.get(&PodUid::try_from(uid).ok()?).cloned());
-    PodUsage { stats, view }
+    PodUsage { stats, view, disk: None }
 }
 
 impl FileSystem {

@@ -6,7 +6,9 @@ use serde_json::{Map, Value, json};
 
 use super::machine::Interface;
 use super::rates::Look;
-use super::{FileSystem, PodUsage, Rates, Usage, time, value};
+use super::volumes::claim;
+use super::{FileSystem, PodDisk, PodUsage, Rates, Usage, time, value};
+use crate::volumes::VolumeFigures;
 
 /// The document; with `only_cpu_and_memory` nothing else.
 pub(in super::super) fn document(usage: &Usage, rates: &Rates, only_cpu_and_memory: bool) -> Value {
@@ -108,7 +110,6 @@ fn of_pod(pod: &PodUsage, usage: &Usage, look: &mut Look) -> Value {
     let linux = pod.linux();
     let process =
         linux.and_then(|linux| linux.process.as_ref()).and_then(|process| value(process.process_count.as_ref()));
-    let used: u64 = pod.containers().filter_map(|(_, stats)| written(stats)).sum();
     known(json!({
         "podRef": {"name": metadata.name, "namespace": metadata.namespace, "uid": metadata.uid},
         "startTime": pod.pod_started().map(stamp),
@@ -117,7 +118,8 @@ fn of_pod(pod: &PodUsage, usage: &Usage, look: &mut Look) -> Value {
         "memory": linux.and_then(|linux| linux.memory.as_ref()).map(memory),
         "io": linux.and_then(|linux| linux.io.as_ref()).map(io),
         "network": linux.and_then(|linux| linux.network.as_ref()).map(network),
-        "ephemeral-storage": file_system(&stamp(usage.machine.at), usage.image_fs, used, false),
+        "volume": pod.disk.as_ref().map(|disk| volumes(pod, disk)).filter(|all| !all.is_empty()),
+        "ephemeral-storage": ephemeral(pod, usage),
         "process_stats": process.map(|count| json!({"process_count": count})),
     }))
 }
@@ -142,7 +144,49 @@ fn container(pod: &PodUsage, name: &str, stats: &v1::ContainerStats, usage: &Usa
             "swapUsageBytes": value(swap.swap_usage_bytes.as_ref()),
         }))),
         "rootfs": rootfs,
+        "logs": pod.disk.as_ref().and_then(|disk| Some((disk, disk.logs.get(name)?))).map(|(disk, held)| {
+            let mut logs = file_system(&stamp(disk.at), usage.kubelet_fs, held.bytes, false);
+            extend(&mut logs, Some(json!({"inodesUsed": held.inodes})));
+            logs
+        }),
     }))
+}
+
+fn volumes(pod: &PodUsage, disk: &PodDisk) -> Vec<Value> {
+    let one = |volume: &VolumeFigures| {
+        let claim = pod.view.as_ref().and_then(|view| claim(&view.pod, &volume.name));
+        known(json!({
+            "name": volume.name,
+            "time": stamp(disk.at),
+            "pvcRef": claim.map(|name| json!({"name": name, "namespace": pod.metadata().namespace})),
+            "availableBytes": volume.available,
+            "capacityBytes": volume.capacity,
+            "usedBytes": volume.used,
+            "inodes": volume.inodes,
+            "inodesFree": volume.inodes_free,
+            "inodesUsed": volume.inodes_used,
+        }))
+    };
+    disk.volumes.iter().map(one).collect()
+}
+
+/// Everything of the pod that is on the node's own disk: what containers wrote beside their images, logs, volumes.
+fn ephemeral(pod: &PodUsage, usage: &Usage) -> Value {
+    let layers = pod.containers().filter_map(|(_, stats)| stats.writable_layer.as_ref());
+    let (mut bytes, mut inodes) = layers.fold((0, 0), |(bytes, inodes), layer| {
+        let of = |number| value(number).unwrap_or(0);
+        (bytes + of(layer.used_bytes.as_ref()), inodes + of(layer.inodes_used.as_ref()))
+    });
+    if let Some(disk) = &pod.disk {
+        let logs = disk.logs.values().map(|held| (held.bytes, held.inodes));
+        let volumes = disk.volumes.iter().filter(|volume| volume.is_ephemeral);
+        for (used, count) in logs.chain(volumes.map(|volume| (volume.used, volume.inodes_used))) {
+            (bytes, inodes) = (bytes + used, inodes + count);
+        }
+    }
+    let mut shown = file_system(&stamp(usage.machine.at), usage.kubelet_fs, bytes, false);
+    extend(&mut shown, Some(json!({"inodesUsed": inodes})));
+    shown
 }
 
 fn cpu(usage: &v1::CpuUsage, counter: &str, look: &mut Look) -> Value {
