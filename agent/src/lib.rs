@@ -6,6 +6,7 @@
 //! sources --Desired--> workloads --Desired with their pods--> pods --PodView--> workloads, server, proxy
 //! observe --ObservedPods--> pods            source --Snapshot--> proxy --Transaction--> netfilter
 //! probes  --ProbeResults--> pods            pods, images, volumes --Event--> events
+//! node::pressure --Conditions--> pods, cluster
 //! ```
 //!
 //! `server` (a Unix socket) and `kubelet_api` (the cluster's ports) show what the views and the runtime have.
@@ -31,6 +32,7 @@ pub mod kubelet_api;
 mod listen;
 pub mod log_rotation;
 pub mod logging;
+mod machine;
 pub(crate) mod metrics;
 pub mod names;
 pub mod node;

@@ -106,6 +106,21 @@ fn parse(text: &str) -> Option<Amount> {
     Some(Amount(if negative { -size } else { size }))
 }
 
+/// As the API writes amounts of bytes that it computed.
+pub fn binary(bytes: u64) -> String {
+    let units = [("Ei", 60), ("Pi", 50), ("Ti", 40), ("Gi", 30), ("Mi", 20), ("Ki", 10)];
+    let fitting = units.into_iter().find(|(_, shift)| bytes > 0 && bytes.trailing_zeros() >= *shift);
+    fitting.map_or_else(|| bytes.to_string(), |(unit, shift)| format!("{}{unit}", bytes >> shift))
+}
+
+/// As the API writes counts that it computed.
+pub fn decimal(count: u64) -> String {
+    let units = [("E", 1_000_000_000_000_000_000), ("P", 1_000_000_000_000_000), ("T", 1_000_000_000_000)];
+    let units = units.into_iter().chain([("G", 1_000_000_000), ("M", 1_000_000), ("k", 1_000)]);
+    let fitting = units.into_iter().find(|(_, size)| count > 0 && count.is_multiple_of(*size));
+    fitting.map_or_else(|| count.to_string(), |(unit, size)| format!("{}{unit}", count / size))
+}
+
 /// What one unit of a suffix is worth.
 enum Unit {
     Binary(u32),
@@ -205,6 +220,14 @@ mod tests {
         for text in ["", "-", ".", "1.2.3", "1 Gi", "1gi", "1KB", "e3", "1e", "abc", "1e+", "0x10", "1Gib", "∞"] {
             assert_eq!(shown(text), "bad", "{text}");
         }
+    }
+
+    #[test]
+    fn computed_amounts_have_the_largest_unit_that_leaves_no_rest() {
+        let binary: Vec<_> = [0, 1_023, 1_024, 100 << 20, 3 << 40, (1 << 30) + 1].map(binary).into();
+        assert_eq!(binary, ["0", "1023", "1Ki", "100Mi", "3Ti", "1073741825"]);
+        let decimal: Vec<_> = [0, 999, 2_000, 4_194_304, 5_000_000].map(decimal).into();
+        assert_eq!(decimal, ["0", "999", "2k", "4194304", "5M"]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::agent::{Place, busybox, program};
+use crate::agent::{NO_EVICTION, Place, busybox, program};
 use crate::control_plane::ControlPlane;
 
 /// How often a condition is looked at again while it is waited for.
@@ -158,6 +158,7 @@ impl ClusterNode {
             .arg(format!("--root-dir={}", path("root")))
             .arg(format!("--pod-logs-dir={}", path("logs")))
             .arg(format!("--cgroup-root={}", self.place.cgroup()))
+            .args([NO_EVICTION, "--image-gc-high-threshold=100"])
             .args(&self.flags)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

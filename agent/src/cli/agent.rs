@@ -240,6 +240,7 @@ async fn join(
     let known = cluster::Known::load(&config.dirs.root);
     let nodes = cluster::own_node(client, &config.node_name, stop);
     let (ready, readiness) = watch::channel(Err(NO_NETWORK.to_owned()));
+    let pressure = watch::Sender::default();
     let pace = kubelet.heartbeat;
     let mut tasks = vec![
         tokio::spawn(told),
@@ -262,7 +263,7 @@ async fn join(
         client.clone(),
         identity,
         pace,
-        readiness,
+        cluster::Vitals { ready: readiness, pressure: pressure.subscribe() },
         nodes.clone(),
         recorder.clone(),
         stop.clone(),
@@ -302,7 +303,7 @@ async fn join(
         let _ = timeout(FIRST_LIST, desired.changed()).await;
     }
     let (at, tokens) = (runtime.clone(), Some(Arc::new(tokens) as _));
-    let node = node::Node::build(config.clone(), lock, at, desired.clone(), recorder.clone(), tokens).await?;
+    let node = node::Node::build(config.clone(), lock, at, desired.clone(), recorder.clone(), tokens, pressure).await?;
     let handle = node.handle();
     tasks.push(tokio::spawn(status::run(client.clone(), own.clone(), desired.clone(), handle.clone(), stop.clone())));
     let (listed, views) = (desired.clone(), handle.views.clone());
@@ -375,6 +376,8 @@ fn draft(args: &AgentArgs, kubelet: &KubeletConfiguration, run: PathBuf) -> anyh
         max_pods: kubelet.pods.most(cpus()),
         log_rotation: kubelet.pods.logs,
         allowed_sysctls: kubelet.pods.unsafe_sysctls.clone(),
+        eviction: kubelet.eviction.clone(),
+        images: kubelet.images,
         ..Draft::default()
     };
     let draft = Draft {
@@ -407,6 +410,7 @@ fn identity(args: &AgentArgs, kubelet: &KubeletConfiguration, config: &Config) -
         taints: kubelet.registration.taints.clone(),
         ips: config.network.node_ips.clone(),
         machine: Machine::probe(node::capacity(config)),
+        allocatable: node::allocatable(config),
         runtime: concat!("longshore://", env!("CARGO_PKG_VERSION")).to_owned(),
         max_pods: config.max_pods,
         port: kubelet.server.listen.port(),

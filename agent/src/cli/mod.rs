@@ -8,6 +8,7 @@ mod flags;
 mod join;
 mod leave;
 mod live;
+mod pressure_flags;
 mod proxy;
 mod render;
 mod run;

@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::flags::{MaxSize, size};
+use super::pressure_flags::PressureFlags;
 use super::service_flags::ServiceFlags;
 use super::{host_name, live};
 use crate::config::{Config, Draft, LogRotation};
@@ -109,6 +110,8 @@ pub(super) struct RunArgs {
     /// Sysctls beside the safe ones that pods may set; a pattern may end in `*`.
     #[arg(long, value_delimiter = ',', value_name = "PATTERN")]
     allowed_unsafe_sysctls: Vec<String>,
+    #[command(flatten)]
+    pressure: PressureFlags,
     /// Registry hosts' settings, laid out as containerd's `certs.d/<host>/hosts.toml`.
     #[arg(long, default_value = "/etc/longshore/certs.d", value_name = "DIR")]
     registries: PathBuf,
@@ -158,7 +161,10 @@ pub(super) async fn run(args: RunArgs, run_dir: PathBuf) -> anyhow::Result<ExitC
     let (state, pods) = (config.dirs.root.clone(), config.dirs.pods());
     let (workloads, published) = Task::open(&state, &pods, &config.node_name, desired, recorder.clone())?;
     let desired = published.desired;
-    let node = Node::build(config.clone(), lock, runtime.clone(), desired.clone(), recorder.clone(), None).await?;
+    // Nobody else asks what this node is short of: its own pods are refused, and events say it.
+    let pressure = watch::Sender::default();
+    let (at, heard) = (runtime.clone(), recorder.clone());
+    let node = Node::build(config.clone(), lock, at, desired.clone(), heard, None, pressure).await?;
     let handle = node.handle();
     let workloads_stop = CancellationToken::new();
     tasks.push(tokio::spawn(workloads.run(handle.views.clone(), workloads_stop.clone())));
@@ -235,6 +241,7 @@ async fn end(args: &RunArgs, handle: &Handle, ends: &mut Ends, recorder: &Record
 
 fn config(args: &RunArgs, run: PathBuf) -> anyhow::Result<Config> {
     let absolute = |path: &PathBuf| std::path::absolute(path).with_context(|| format!("{}", path.display()));
+    let (eviction, images) = args.pressure.load()?;
     let draft = Draft {
         node_name: args.node_name.clone().unwrap_or_else(host_name),
         root: absolute(&args.root_dir)?,
@@ -255,6 +262,8 @@ fn config(args: &RunArgs, run: PathBuf) -> anyhow::Result<Config> {
             ..LogRotation::default()
         },
         allowed_sysctls: args.allowed_unsafe_sysctls.clone(),
+        eviction,
+        images,
         ..Draft::default()
     };
     draft.check().map_err(|bad| {

@@ -11,35 +11,46 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::node_object::{Identity, differs, status_patch, turns};
+use super::node_object::{Health, Identity, differs, status_patch, turns};
 use super::register::{self, RegisterError};
 use crate::api::{ApiError, Body, Client, Sets, path_of};
 use crate::config::kubelet::Heartbeat;
 use crate::errors::chain;
 use crate::events::{About, Recorder};
+use crate::resources::pressure::Conditions;
 
 /// After a failed patch: what the API server shows after an outage must be right within five seconds.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// Whether the node can run pods, and why not.
-pub type Readiness = watch::Receiver<Result<(), String>>;
+/// What the conditions are made of.
+pub struct Vitals {
+    /// Whether the node can run pods, and why not.
+    pub ready: watch::Receiver<Result<(), String>>,
+    /// What it is short of.
+    pub pressure: watch::Receiver<Conditions>,
+}
 
 /// Keeps the Node's status right until `stop`; a Node that was deleted is registered anew. `nodes` holds this Node alone.
 pub async fn run(
     client: Client,
     identity: Identity,
     pace: Heartbeat,
-    mut ready: Readiness,
+    vitals: Vitals,
     mut nodes: Sets<Node>,
     recorder: Recorder,
     stop: CancellationToken,
 ) {
+    let Vitals { mut ready, mut pressure } = vitals;
     let mut beat = Beat { client, identity, pace, recorder, uid: None, sent: None };
     let mut told = None;
     loop {
-        let now = ready.borrow_and_update().clone();
+        let ready_now = ready.borrow_and_update().clone();
+        let health = Health {
+            ready: ready_now.as_ref().copied().map_err(String::as_str),
+            pressure: pressure.borrow_and_update().clone(),
+        };
         let there = nodes.borrow_and_update().as_ref().map(|nodes| nodes.values().next().cloned());
-        let pause = match beat.report(now, there).await {
+        let pause = match beat.report(&health, there).await {
             Ok(()) => {
                 told = None;
                 pace.compute
@@ -57,6 +68,7 @@ pub async fn run(
             () = stop.cancelled() => return,
             () = sleep(pause) => {}
             Ok(()) = ready.changed() => {}
+            Ok(()) = pressure.changed() => {}
             Ok(()) = nodes.changed() => {}
         }
     }
@@ -76,11 +88,10 @@ struct Beat {
 
 impl Beat {
     /// `there` is the Node as it is followed: `None` before it was listed.
-    async fn report(&mut self, ready: Result<(), String>, there: Option<Option<Arc<Node>>>) -> Result<(), ApiError> {
-        let ready = ready.as_ref().copied().map_err(String::as_str);
+    async fn report(&mut self, health: &Health<'_>, there: Option<Option<Arc<Node>>>) -> Result<(), ApiError> {
         let node = match there {
             Some(Some(node)) => Some(node),
-            Some(None) => Some(Arc::new(self.register(ready).await?)),
+            Some(None) => Some(Arc::new(self.register(health.ready).await?)),
             None => None,
         };
         if let Some(node) = &node
@@ -92,7 +103,7 @@ impl Beat {
             Some((status, since)) => (status.clone(), since.elapsed() >= self.pace.report),
             None => (node.and_then(|node| node.status.clone()).unwrap_or_default(), true),
         };
-        let status = self.identity.status(Some(&before), ready, Timestamp::now());
+        let status = self.identity.status(Some(&before), health, Timestamp::now());
         if !due && !differs(&before, &status) {
             return Ok(());
         }

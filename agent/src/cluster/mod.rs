@@ -40,8 +40,7 @@ pub use bootstrap::{Bootstrap, BootstrapError, Credentials, keeps_client_certifi
 pub use certificates::{Rotation, rotate};
 pub use events::run as tell_events;
 pub use facts::Machine;
-pub use heartbeat::Readiness;
-pub use heartbeat::run as heartbeat;
+pub use heartbeat::{Vitals, run as heartbeat};
 pub use known::{Known, KnownError};
 pub use lease::run as lease;
 pub use mirrors::run as keep_mirrors;

@@ -13,6 +13,8 @@ use serde_json::{Value, json};
 
 use super::facts::Machine;
 use crate::events::EventType;
+use crate::fields::Allocatable;
+use crate::resources::pressure::{Condition, Conditions};
 
 /// Taints of a Node.
 pub type Taints = Vec<Taint>;
@@ -30,6 +32,8 @@ pub struct Identity {
     pub ips: Vec<IpAddr>,
     /// The machine.
     pub machine: Machine,
+    /// What pods may use of it.
+    pub allocatable: Allocatable,
     /// `<name>://<version>` of the container runtime.
     pub runtime: String,
     /// How many pods may run.
@@ -57,7 +61,7 @@ impl Identity {
     }
 
     /// The object to create.
-    pub(super) fn new_node(&self, ready: Result<(), &str>, now: Timestamp) -> Node {
+    pub(super) fn new_node(&self, health: &Health<'_>, now: Timestamp) -> Node {
         let mut labels = self.default_labels();
         labels.extend(self.labels.clone());
         Node {
@@ -71,7 +75,7 @@ impl Identity {
                 taints: (!self.taints.is_empty()).then(|| self.taints.clone()),
                 ..NodeSpec::default()
             }),
-            status: Some(self.status(None, ready, now)),
+            status: Some(self.status(None, health, now)),
         }
     }
 
@@ -95,13 +99,12 @@ impl Identity {
     }
 
     /// The whole status at `now`. Conditions that are not ours stay; a time of transition changes only with the status.
-    pub(super) fn status(&self, before: Option<&NodeStatus>, ready: Result<(), &str>, now: Timestamp) -> NodeStatus {
-        let resources = self.resources();
+    pub(super) fn status(&self, before: Option<&NodeStatus>, health: &Health<'_>, now: Timestamp) -> NodeStatus {
         NodeStatus {
             addresses: Some(self.addresses()),
-            allocatable: Some(resources.clone()),
-            capacity: Some(resources),
-            conditions: Some(conditions(before, ready, now)),
+            allocatable: Some(self.resources(self.allocatable)),
+            capacity: Some(self.resources(self.machine.capacity)),
+            conditions: Some(conditions(before, health, now)),
             daemon_endpoints: Some(NodeDaemonEndpoints {
                 kubelet_endpoint: Some(DaemonEndpoint { port: self.port.into() }),
             }),
@@ -116,12 +119,11 @@ impl Identity {
         ips.chain([address("Hostname", self.name.clone())]).collect()
     }
 
-    fn resources(&self) -> BTreeMap<String, Quantity> {
-        let capacity = self.machine.capacity;
+    fn resources(&self, amounts: Allocatable) -> BTreeMap<String, Quantity> {
         [
-            ("cpu", cpus(capacity.cpu_millis)),
-            ("memory", format!("{}Ki", capacity.memory_bytes / 1_024)),
-            ("ephemeral-storage", format!("{}Ki", capacity.ephemeral_storage_bytes / 1_024)),
+            ("cpu", cpus(amounts.cpu_millis)),
+            ("memory", format!("{}Ki", amounts.memory_bytes / 1_024)),
+            ("ephemeral-storage", format!("{}Ki", amounts.ephemeral_storage_bytes / 1_024)),
             ("pods", self.max_pods.to_string()),
         ]
         .into_iter()
@@ -150,31 +152,47 @@ fn cpus(millis: u64) -> String {
     if millis.is_multiple_of(1_000) { (millis / 1_000).to_string() } else { format!("{millis}m") }
 }
 
-/// Type, wanted status, reason, message. Nothing watches for pressure yet: what is reported is what is enforced.
-fn wanted(ready: Result<(), &str>) -> [(&'static str, bool, &'static str, String); 4] {
-    let fine = |type_, what: &str, reason| (type_, false, reason, format!("kubelet has {what}"));
-    [
-        fine("MemoryPressure", "sufficient memory available", "KubeletHasSufficientMemory"),
-        fine("DiskPressure", "no disk pressure", "KubeletHasNoDiskPressure"),
-        fine("PIDPressure", "sufficient PID available", "KubeletHasSufficientPID"),
-        match ready {
-            Ok(()) => ("Ready", true, "KubeletReady", "kubelet is posting ready status".to_owned()),
-            Err(why) => ("Ready", false, "KubeletNotReady", why.to_owned()),
-        },
-    ]
+/// What the conditions are made of.
+#[derive(Clone, Debug)]
+pub(super) struct Health<'a> {
+    /// Whether the node can run pods, and why not.
+    pub(super) ready: Result<(), &'a str>,
+    /// What it is short of.
+    pub(super) pressure: Conditions,
 }
 
-fn conditions(before: Option<&NodeStatus>, ready: Result<(), &str>, now: Timestamp) -> Vec<NodeCondition> {
+impl<'a> Health<'a> {
+    /// Of a node of which no more is known yet.
+    pub(super) fn not_ready(why: &'a str) -> Self {
+        Self { ready: Err(why), pressure: Conditions::new() }
+    }
+}
+
+/// Type, wanted status, reason, message.
+fn wanted<'a>(health: &Health<'a>) -> [(&'static str, bool, &'static str, &'a str); 4] {
+    let pressure = |condition: Condition| {
+        let holds = health.pressure.contains(&condition);
+        (condition.as_str(), holds, condition.reason(holds), condition.said(holds))
+    };
+    let ready = match health.ready {
+        Ok(()) => ("Ready", true, "KubeletReady", "kubelet is posting ready status"),
+        Err(why) => ("Ready", false, "KubeletNotReady", why),
+    };
+    let [memory, disk, pid] = Condition::ALL.map(pressure);
+    [memory, disk, pid, ready]
+}
+
+fn conditions(before: Option<&NodeStatus>, health: &Health<'_>, now: Timestamp) -> Vec<NodeCondition> {
     let before = before.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     let now = Time(Timestamp::from_second(now.as_second()).unwrap_or(now));
-    let own = wanted(ready).map(|(type_, is, reason, message)| {
+    let own = wanted(health).map(|(type_, is, reason, message)| {
         let status = if is { "True" } else { "False" };
         let same = before.iter().find(|old| old.type_ == type_ && old.status == status);
         NodeCondition {
             type_: type_.to_owned(),
             status: status.to_owned(),
             reason: Some(reason.to_owned()),
-            message: Some(message),
+            message: Some(message.to_owned()),
             last_heartbeat_time: Some(now.clone()),
             last_transition_time: same.and_then(|old| old.last_transition_time.clone()).or(Some(now.clone())),
         }
@@ -228,13 +246,10 @@ pub(super) fn turns(node: &str, old: &NodeStatus, new: &NodeStatus) -> Vec<(Even
 }
 
 fn event_of(condition: &str, status: &str) -> Option<&'static str> {
+    if let Some(pressure) = Condition::ALL.into_iter().find(|pressure| pressure.as_str() == condition) {
+        return Some(pressure.event(status == "True"));
+    }
     Some(match (condition, status) {
-        ("MemoryPressure", "True") => "NodeHasInsufficientMemory",
-        ("MemoryPressure", "False") => "NodeHasSufficientMemory",
-        ("DiskPressure", "True") => "NodeHasDiskPressure",
-        ("DiskPressure", "False") => "NodeHasNoDiskPressure",
-        ("PIDPressure", "True") => "NodeHasInsufficientPID",
-        ("PIDPressure", "False") => "NodeHasSufficientPID",
         ("Ready", "True") => "NodeReady",
         ("Ready", "False") => "NodeNotReady",
         _ => return None,
@@ -253,7 +268,6 @@ pub(super) fn status_patch(new: &NodeStatus) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fields::Allocatable;
 
     fn identity() -> Identity {
         Identity {
@@ -266,10 +280,15 @@ mod tests {
                 capacity: Allocatable { cpu_millis: 2_000, memory_bytes: 4 << 20, ephemeral_storage_bytes: 1 << 20 },
                 ..Machine::default()
             },
+            allocatable: Allocatable { cpu_millis: 2_000, memory_bytes: 3 << 20, ephemeral_storage_bytes: 1 << 20 },
             runtime: "longshore://0.1.0".into(),
             max_pods: 110,
             port: 10_250,
         }
+    }
+
+    fn well() -> Health<'static> {
+        Health { ready: Ok(()), pressure: Conditions::new() }
     }
 
     fn at(second: i64) -> Timestamp {
@@ -278,14 +297,16 @@ mod tests {
 
     #[test]
     fn a_new_node_says_who_it_is() {
-        let node = identity().new_node(Err("network state unknown"), at(9));
+        let node = identity().new_node(&Health::not_ready("network state unknown"), at(9));
         let labels = node.metadata.labels.unwrap();
         assert_eq!(labels["kubernetes.io/hostname"], "n1");
         assert_eq!(labels["kubernetes.io/arch"], "amd64");
         assert_eq!(labels["tier"], "edge");
         assert_eq!(node.spec.unwrap().taints.unwrap()[0].key, "k");
         let status = node.status.unwrap();
-        assert_eq!(status.capacity.unwrap()["cpu"], Quantity("2".into()));
+        assert_eq!(status.capacity.as_ref().unwrap()["cpu"], Quantity("2".into()));
+        let memory = [status.capacity, status.allocatable].map(|all| all.unwrap()["memory"].0.clone());
+        assert_eq!(memory, ["4096Ki", "3072Ki"]);
         let types: Vec<_> =
             status.conditions.unwrap().into_iter().map(|c| (c.type_, c.status, c.message.unwrap())).collect();
         assert_eq!(types[3], ("Ready".into(), "False".into(), "network state unknown".into()));
@@ -294,7 +315,7 @@ mod tests {
 
     #[test]
     fn an_existing_node_keeps_what_others_wrote_and_gets_its_own_labels_back() {
-        let mut node = identity().new_node(Ok(()), at(9));
+        let mut node = identity().new_node(&well(), at(9));
         assert_eq!(identity().adoption(&node), None);
         let labels = node.metadata.labels.as_mut().unwrap();
         labels.insert("kubernetes.io/arch".into(), "arm64".into());
@@ -311,35 +332,46 @@ mod tests {
     fn conditions_that_turn_and_another_boot_are_worth_an_event() {
         let mut identity = identity();
         identity.machine.boot_id = "b1".into();
-        let first = identity.status(None, Err("x"), at(1));
+        let first = identity.status(None, &Health::not_ready("x"), at(1));
         let reasons = |old: &NodeStatus, new: &NodeStatus| {
             turns("n1", old, new).into_iter().map(|(_, reason, _)| reason).collect::<Vec<_>>().join(" ")
         };
         let all = "NodeHasSufficientMemory NodeHasNoDiskPressure NodeHasSufficientPID NodeNotReady";
         assert_eq!(reasons(&NodeStatus::default(), &first), all);
-        let ready = identity.status(Some(&first), Ok(()), at(2));
+        let ready = identity.status(Some(&first), &well(), at(2));
         assert_eq!(reasons(&first, &ready), "NodeReady");
         assert_eq!(turns("n1", &first, &ready)[0].2, "Node n1 status is now: NodeReady");
+        let short = Health { pressure: [Condition::Memory].into(), ..well() };
+        let short = identity.status(Some(&ready), &short, at(3));
+        assert_eq!(reasons(&ready, &short), "NodeHasInsufficientMemory");
+        let memory = &short.conditions.as_ref().unwrap()[0];
+        assert_eq!((memory.type_.as_str(), memory.status.as_str()), ("MemoryPressure", "True"));
+        assert_eq!(memory.reason.as_deref(), Some("KubeletHasInsufficientMemory"));
+        assert_eq!(memory.message.as_deref(), Some("kubelet has insufficient memory available"));
         identity.machine.boot_id = "b2".into();
-        let rebooted = identity.status(Some(&ready), Ok(()), at(3));
+        let rebooted = identity.status(Some(&ready), &well(), at(3));
         assert_eq!(turns("n1", &ready, &rebooted)[0].2, "Node n1 has been rebooted, boot id: b2");
     }
 
     #[test]
     fn a_transition_is_when_the_status_changed_and_heartbeats_alone_are_no_change() {
         let identity = identity();
-        let mut first = identity.status(None, Err("x"), at(1));
+        let mut first = identity.status(None, &Health::not_ready("x"), at(1));
         first.conditions.as_mut().unwrap().push(NodeCondition {
             type_: "Foreign".into(),
             status: "True".into(),
             ..NodeCondition::default()
         });
-        let second = identity.status(Some(&first), Err("x"), at(2));
+        let second = identity.status(Some(&first), &Health::not_ready("x"), at(2));
         assert!(!differs(
-            &identity.status(None, Err("x"), at(1)),
-            &identity.status(Some(&identity.status(None, Err("x"), at(1))), Err("x"), at(5))
+            &identity.status(None, &Health::not_ready("x"), at(1)),
+            &identity.status(
+                Some(&identity.status(None, &Health::not_ready("x"), at(1))),
+                &Health::not_ready("x"),
+                at(5)
+            )
         ));
-        let ready = identity.status(Some(&second), Ok(()), at(3));
+        let ready = identity.status(Some(&second), &well(), at(3));
         assert!(differs(&second, &ready));
         let of = |status: &NodeStatus, type_: &str| {
             status.conditions.clone().unwrap().into_iter().find(|c| c.type_ == type_).unwrap()

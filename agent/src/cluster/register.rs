@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Node;
 use tokio::time::sleep;
 use tracing::warn;
 
-use super::node_object::Identity;
+use super::node_object::{Health, Identity};
 use crate::api::{ApiError, Body, Client, Patience, path_of, path_of_all};
 use crate::errors::chain;
 
@@ -47,7 +47,7 @@ pub async fn ensure(client: &Client, identity: &Identity, why_not_ready: &str) -
 }
 
 async fn try_once(client: &Client, identity: &Identity, why_not_ready: &str) -> Result<Node, ApiError> {
-    let node = identity.new_node(Err(why_not_ready), Timestamp::now());
+    let node = identity.new_node(&Health::not_ready(why_not_ready), Timestamp::now());
     let refused = match client.create(&path_of_all::<Node>(None), &node).await {
         Ok(created) => return Ok(created),
         Err(error) if error.is_already_there() || error.is_forbidden() => error,

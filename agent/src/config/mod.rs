@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use self::kubelet::Eviction;
 use crate::container::sysctls;
 
 /// What the rest of the agent reads; every value has been checked by [`Draft::check`].
@@ -35,6 +36,10 @@ pub struct Config {
     pub logs: LogRotation,
     /// Sysctls beside the safe ones that pods may set; patterns may end in `*`.
     pub allowed_sysctls: Vec<String>,
+    /// When the node is short of something, so that pods have to go.
+    pub eviction: Eviction,
+    /// When images that nobody uses are removed.
+    pub images: kubelet::Images,
 }
 
 /// When a container's log is rotated, and how much of it is kept.
@@ -188,6 +193,10 @@ pub struct Draft {
     pub log_rotation: LogRotation,
     /// See [`Config::allowed_sysctls`].
     pub allowed_sysctls: Vec<String>,
+    /// See [`Config::eviction`].
+    pub eviction: Eviction,
+    /// See [`Config::images`].
+    pub images: kubelet::Images,
 }
 
 impl Default for Draft {
@@ -211,6 +220,8 @@ impl Default for Draft {
             max_pods: 110,
             log_rotation: LogRotation::default(),
             allowed_sysctls: Vec::new(),
+            eviction: Eviction::default(),
+            images: kubelet::Images::KEPT,
         }
     }
 }
@@ -323,6 +334,8 @@ impl Draft {
             max_pods: self.max_pods,
             logs: self.log_rotation,
             allowed_sysctls: self.allowed_sysctls,
+            eviction: self.eviction,
+            images: self.images,
         }
     }
 }

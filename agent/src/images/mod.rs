@@ -1,5 +1,6 @@
 //! Images for containers: pull policy, credentials, and pulls within bounds.
 
+pub mod collect;
 mod credentials;
 mod pull;
 #[cfg(test)]

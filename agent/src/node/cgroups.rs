@@ -39,6 +39,12 @@ impl NodeCgroups {
         cgroup_values::Node { v2, swap, memory, huge_pages }
     }
 
+    /// Memory that cannot be taken back from the pods, bytes; nothing where there are none.
+    pub fn pods_working_set(&self) -> Option<u64> {
+        let path = CgroupPath::new(&format!("{}/kubepods", self.root)).ok()?;
+        Some(self.cgroups.stats(&path).ok()?.memory?.working_set)
+    }
+
     /// Removes the groups above the pods' where they are empty: other agents may share them.
     pub async fn leave(&self) {
         let this = self.clone();

@@ -1,6 +1,7 @@
 //! Looks at intervals how much disk limited pods use, and asks for the end of those that use too much.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,15 +12,18 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use super::Handle;
-use crate::container::{labels, logs};
+use crate::container::{all_containers, labels, logs};
 use crate::errors::chain;
 use crate::names::PodUid;
 use crate::pods::registry::Ask;
 use crate::resources::eviction::{self, Measure, Usage};
+use crate::resources::pressure::OnDisk;
 use crate::volumes::Volumes;
 
 /// As often as the kubelet's eviction manager.
 const EVERY: Duration = Duration::from_secs(10);
+/// How long a pod has to end that used too much.
+const AT_ONCE: Duration = Duration::from_secs(1);
 /// Measuring a pod takes at most one part in so many of the time.
 const SHARE: u32 = 20;
 
@@ -66,7 +70,7 @@ async fn judge(node: Handle, volumes: Volumes, uid: PodUid, pod: Arc<Pod>) -> (P
             if let Some(message) = eviction::verdict(&pod, &usage) {
                 info!(pod = %uid, message, "a pod uses more disk than it may");
                 // Where nobody listens any more, the agent ends.
-                let _ = node.asks.send(Ask::Evict(uid.clone(), message)).await;
+                let _ = node.asks.send(Ask::Evict(uid.clone(), message, AT_ONCE)).await;
             }
         }
         Err(error) => debug!(pod = %uid, error, "measuring a pod"),
@@ -76,22 +80,22 @@ async fn judge(node: Handle, volumes: Volumes, uid: PodUid, pod: Arc<Pod>) -> (P
 
 async fn usage(node: &Handle, volumes: &Volumes, uid: &PodUid, pod: &Pod) -> Result<Usage, String> {
     let Measure { volumes: names, containers } = eviction::measure(pod);
-    let log_dirs = match containers {
-        true => crate::container::all_containers(pod)
-            .map(|container| {
-                let dir = logs::pod_dir(&node.config.dirs.logs, pod).join(&container.name);
-                (container.name.clone(), dir)
-            })
-            .collect(),
-        false => Vec::new(),
-    };
-    let (of_volumes, mut of_containers) = volumes.usage(uid, names, log_dirs).await.map_err(|error| chain(&error))?;
+    let log_dirs = if containers { log_dirs(node, pod) } else { Vec::new() };
+    let (of_volumes, of_logs) = volumes.usage(uid, names, log_dirs).await.map_err(|error| chain(&error))?;
+    let bytes = |all: BTreeMap<String, OnDisk>| all.into_iter().map(|(name, used)| (name, used.bytes)).collect();
+    let (of_volumes, mut of_containers): (_, BTreeMap<_, _>) = (bytes(of_volumes), bytes(of_logs));
     if containers {
         for (name, bytes) in layers(node, uid).await? {
             *of_containers.entry(name).or_default() += bytes;
         }
     }
     Ok(Usage { volumes: of_volumes, containers: of_containers })
+}
+
+/// The folders of the logs of a pod's containers, by container.
+pub(super) fn log_dirs(node: &Handle, pod: &Pod) -> Vec<(String, PathBuf)> {
+    let dir = logs::pod_dir(&node.config.dirs.logs, pod);
+    all_containers(pod).map(|container| (container.name.clone(), dir.join(&container.name))).collect()
 }
 
 /// What the pod's containers have written to their own root file systems.

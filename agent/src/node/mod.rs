@@ -3,8 +3,8 @@
 //! ```text
 //! facts::problems(&Facts::probe())            // can this machine run pods? Before anything is changed
 //! lock(&Config) -> Lock                       // a second agent is told the first one's pid
-//! Node::build(Config, Lock, Arc<dyn Runtime>, watch::Receiver<Arc<Desired>>, Recorder, tokens) -> Node
-//!     // adopts what runs, starts all tasks
+//! Node::build(Config, Lock, Arc<dyn Runtime>, watch::Receiver<Arc<Desired>>, Recorder, tokens, pressure) -> Node
+//!     // adopts what runs, starts all tasks; tells there what the node is short of
 //! node.handle() -> Handle                     // Clone; for the command line and the agent's socket
 //! node.stop().await                           // the tasks end, the pods go on
 //! ```
@@ -12,12 +12,14 @@
 mod addresses;
 mod calls;
 mod cgroups;
+mod collector;
 mod evictor;
 pub mod facts;
 pub mod firewall;
 mod lock;
 mod orphans;
 pub mod peers;
+mod pressure;
 mod seams;
 
 use std::io;
@@ -47,6 +49,7 @@ use crate::pods::tools::{Gone, Tools, Views, object_name};
 use crate::probes::Probes;
 use crate::resources::cgroup_values;
 use crate::resources::ledger::Ledger;
+use crate::resources::pressure::Conditions;
 use crate::sources::Desired;
 use crate::timeline::Timelines;
 use crate::view::PodViews;
@@ -54,7 +57,7 @@ use crate::view::PodViews;
 pub use addresses::primary_addresses;
 pub use cgroups::NodeCgroups;
 pub use lock::{Lock, LockError, take as take_lock};
-pub use seams::capacity;
+pub use seams::{allocatable, capacity};
 
 /// Takes the lock of these directories.
 ///
@@ -85,6 +88,8 @@ pub struct Seams {
     pub allocatable: Allocatable,
     /// What the agent does, counted.
     pub(crate) figures: Figures,
+    /// What the node is short of.
+    pub pressure: watch::Receiver<Conditions>,
 }
 
 /// The node could not be started.
@@ -247,6 +252,7 @@ impl Node {
             cgroup_facts: seams.cgroup_facts,
             allocatable: seams.allocatable,
             ledger: Ledger::default(),
+            pressure: seams.pressure,
         });
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         let left = tools.memory.load_all()?;

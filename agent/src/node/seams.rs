@@ -8,7 +8,8 @@ use cri_proto::Runtime;
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction, Pod};
 use tokio::sync::watch;
 
-use super::{Lock, Node, NodeCgroups, NodeError, Seams, calls, evictor, orphans};
+use super::collector::Collector;
+use super::{Lock, Node, NodeCgroups, NodeError, Seams, calls, evictor, orphans, pressure};
 use crate::config::Config;
 use crate::events::Recorder;
 use crate::fields::Allocatable;
@@ -17,12 +18,13 @@ use crate::names::PodUid;
 use crate::pods::seams::{HookError, HttpHooks, PodProbes, PodVolumes, Probed};
 use crate::probes::{HookAnswer, Http, ProbeResults, Probes, Running, SavedProbes, http_get};
 use crate::resources::cgroup_values;
+use crate::resources::pressure::Conditions;
 use crate::sources::{Desired, Objects};
 use crate::volumes::{KernelMounts, MountedVolumes, SubPath, Tokens, VolumeError, Volumes};
 
 impl Node {
     /// Adopts what runs and starts all tasks. `desired` must hold the whole set from the start. Without `tokens`, volumes
-    /// that hold tokens of service accounts are refused.
+    /// that hold tokens of service accounts are refused. What the node is short of is told to `pressure`.
     ///
     /// # Errors
     /// [`NodeError`]; nothing runs then.
@@ -33,21 +35,27 @@ impl Node {
         desired: watch::Receiver<Arc<Desired>>,
         recorder: Recorder,
         tokens: Option<Arc<dyn Tokens>>,
+        pressure: watch::Sender<Conditions>,
     ) -> Result<Self, NodeError> {
         let volumes = volumes(&config).with_tokens(tokens);
         let figures = Figures::default();
         let runtime = calls::counted(runtime, figures.clone());
-        let (seams, cgroups, probes) = real(&config, volumes.clone(), runtime, figures, &recorder)?;
+        let (seams, cgroups, probes) =
+            real(&config, volumes.clone(), runtime, figures, &recorder, pressure.subscribe())?;
         let wanted = Arc::clone(&desired.borrow());
         let left = orphans::clear(&config, &volumes, &seams.runtime, &wanted).await;
         let mut node = Self::join(config, seams, desired, recorder).await?;
-        node.handle.cgroups = Some(cgroups);
+        node.handle.cgroups = Some(cgroups.clone());
         node.handle.probes = Some(probes.clone());
         node._lock = Some(lock);
         node.tasks.spawn(probes.run(node.stop.child_token()));
         let again = orphans::follow(left, volumes.clone(), node.handle().views, node.stop.child_token());
         node.tasks.spawn(again);
-        node.tasks.spawn(evictor::run(node.handle(), volumes, node.stop.child_token()));
+        node.tasks.spawn(evictor::run(node.handle(), volumes.clone(), node.stop.child_token()));
+        let collector = Collector::new(node.handle());
+        node.tasks.spawn(collector.clone().run(node.stop.child_token()));
+        let watch = pressure::Watch::new(node.handle(), volumes, cgroups, collector, pressure);
+        node.tasks.spawn(watch.run(node.stop.child_token()));
         Ok(node)
     }
 }
@@ -63,6 +71,7 @@ fn real(
     runtime: Arc<dyn Runtime>,
     figures: Figures,
     recorder: &Recorder,
+    pressure: watch::Receiver<Conditions>,
 ) -> Result<(Seams, NodeCgroups, Probes), NodeError> {
     let memory = memory();
     let cgroups = NodeCgroups::detect(&config.cgroup_root)?;
@@ -74,14 +83,20 @@ fn real(
         cgroups: Arc::new(cgroups.clone()),
         hooks: Arc::new(Hooks(http)),
         probes: Arc::new(probes.clone()),
-        allocatable: capacity(config),
+        allocatable: allocatable(config),
         figures,
         runtime,
+        pressure,
     };
     Ok((seams, cgroups, probes))
 }
 
-/// What this machine has for pods.
+/// What pods may use of this machine: what is to stay free is nobody's.
+pub fn allocatable(config: &Config) -> Allocatable {
+    crate::resources::pressure::allocatable(&config.eviction, capacity(config))
+}
+
+/// What this machine has.
 pub fn capacity(config: &Config) -> Allocatable {
     cgroup_values::allocatable(cpus(), memory(), disk(config))
 }

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, PodCondition};
 use super::plan;
 use super::roles::{self, Role};
 use super::status::{StatusInputs, has_good_sandbox, time};
-use crate::resources::{preemption, resize};
+use crate::resources::{eviction, preemption, pressure, resize};
 
 /// What every pod has.
 const ALWAYS: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
@@ -104,8 +104,12 @@ fn restarting_all(of: &StatusInputs<'_>, phase: &str) -> Option<Truth> {
 /// Other reasons for this condition are told by whoever deletes the pod.
 fn disrupted(of: &StatusInputs<'_>) -> Option<Truth> {
     let verdict = of.inputs.life.end()?.verdict.as_ref()?;
-    let preempted = verdict.reason.as_deref() == Some(preemption::REASON);
-    preempted.then(|| Truth::because(true, "TerminationByKubelet", Some(preemption::DISRUPTION.to_owned())))
+    let message = match (verdict.reason.as_deref()?, verdict.message.as_deref()?) {
+        (preemption::REASON, _) => preemption::DISRUPTION,
+        (eviction::REASON, message) if pressure::is_about_pressure(message) => message,
+        _ => return None,
+    };
+    Some(Truth::because(true, "TerminationByKubelet", Some(message.to_owned())))
 }
 
 fn condition(of: &StatusInputs<'_>, kind: &str, truth: Truth, now: Timestamp) -> PodCondition {

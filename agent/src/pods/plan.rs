@@ -150,10 +150,10 @@ fn ended(inputs: &Inputs<'_>, now: Timestamp) -> Option<Verdict> {
     phase::verdict(inputs)
 }
 
-/// A pod that has used more than it may ends at once: a second is what the kubelet gives it.
-pub(super) fn evicted(reason: &str, message: String, now: Timestamp) -> Event {
+/// A pod that may not go on ends within this time.
+pub(super) fn evicted(reason: &str, message: String, now: Timestamp, grace: Duration) -> Event {
     let verdict = Verdict { succeeded: false, reason: Some(reason.to_owned()), message: Some(message) };
-    let by = now.saturating_add(signed(Duration::from_secs(1))).unwrap_or(Timestamp::MAX);
+    let by = now.saturating_add(signed(grace)).unwrap_or(Timestamp::MAX);
     Event::Ended { verdict, by }
 }
 

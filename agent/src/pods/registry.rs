@@ -83,8 +83,8 @@ pub enum Ask {
     Stop(Vec<ObjectName>, Option<Duration>, oneshot::Sender<()>),
     /// Those of these pods that were stopped by hand start again; answered with their names.
     Start(Vec<ObjectName>, oneshot::Sender<Vec<ObjectName>>),
-    /// This pod has used more than it may, and why; it ends as failed.
-    Evict(PodUid, String),
+    /// This pod may not go on, and why; it ends as failed, within this time.
+    Evict(PodUid, String, Duration),
     /// Every pod ends, and none is started any more; answered when nothing is left.
     StopAll(oneshot::Sender<()>),
     /// Whether anything of this pod is left, or may still come, by the newest set of wanted pods.
@@ -298,6 +298,7 @@ impl Registry {
             self.node.labels.clone_from(labels);
         }
         self.node.taints.clone_from(&self.desired.node_taints);
+        self.node.pressure.clone_from(&self.tools.pressure.borrow());
         match self.take(pod).and_then(|room| supported(pod).map(|()| room)) {
             Ok(Room::There) => {
                 self.awaiting.remove(uid);
@@ -338,8 +339,9 @@ impl Registry {
         for uid in go {
             info!(%uid, "a pod makes room for a critical one");
             self.pods.get_mut(&uid).into_iter().for_each(|entry| entry.preempted = true);
-            self.ears
-                .with(|ears| ears.get(&uid).map(|ear| ear.evict(preemption::REASON, preemption::MESSAGE.to_owned())));
+            let message = preemption::MESSAGE.to_owned();
+            let second = Duration::from_secs(1);
+            self.ears.with(|ears| ears.get(&uid).map(|ear| ear.evict(preemption::REASON, message, second)));
         }
         Ok(Room::Comes)
     }
@@ -352,6 +354,7 @@ impl Registry {
     /// Refused pods that the node would take now go, and begin anew once they are gone: one at a time, because each
     /// uses what the others hope for.
     fn readmit(&mut self) {
+        self.node.pressure.clone_from(&self.tools.pressure.borrow());
         let active = self.active();
         let waiting = self.pods.iter().filter(|(_, entry)| entry.rejected && !entry.ending);
         let fits = |entry: &Entry| admission::admit(&entry.want.pod, &active, &self.node).is_ok();
@@ -419,8 +422,8 @@ impl Registry {
                 self.reconcile();
                 return;
             }
-            Ask::Evict(uid, message) => {
-                self.ears.with(|ears| ears.get(&uid).map(|ear| ear.evict(eviction::REASON, message)));
+            Ask::Evict(uid, message, grace) => {
+                self.ears.with(|ears| ears.get(&uid).map(|ear| ear.evict(eviction::REASON, message, grace)));
                 return;
             }
             Ask::Holds(uid, answer) => {

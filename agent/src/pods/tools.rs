@@ -20,6 +20,7 @@ use crate::images::Images;
 use crate::names::{ObjectName, PodUid};
 use crate::resources::cgroup_values;
 use crate::resources::ledger::Ledger;
+use crate::resources::pressure::Conditions;
 use crate::timeline::Timelines;
 use crate::view::PodView;
 
@@ -55,6 +56,8 @@ pub struct Tools {
     pub allocatable: Allocatable,
     /// What pods were granted.
     pub ledger: Ledger,
+    /// What the node is short of.
+    pub pressure: watch::Receiver<Conditions>,
 }
 
 impl Tools {

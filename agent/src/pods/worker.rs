@@ -46,8 +46,8 @@ pub(super) struct Ear {
     mailbox: Mutex<Mailbox>,
     wake: Notify,
     changed: AtomicBool,
-    /// Why the pod may not go on, reason and message, until its worker has heard it.
-    evicted: Mutex<Option<(&'static str, String)>>,
+    /// Why the pod may not go on, reason and message, and how long it has, until its worker has heard it.
+    evicted: Mutex<Option<(&'static str, String, Duration)>>,
 }
 
 impl Ear {
@@ -60,8 +60,8 @@ impl Ear {
     }
 
     /// The pod may not go on.
-    pub(super) fn evict(&self, reason: &'static str, message: String) {
-        *self.evicted.lock().unwrap_or_else(PoisonError::into_inner) = Some((reason, message));
+    pub(super) fn evict(&self, reason: &'static str, message: String, grace: Duration) {
+        *self.evicted.lock().unwrap_or_else(PoisonError::into_inner) = Some((reason, message, grace));
         self.wake.notify_one();
     }
 
@@ -194,8 +194,8 @@ impl Worker {
             None => {}
         }
         let evicted = self.ear.evicted.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let (Some((reason, message)), Life::Running) = (evicted, &self.life) {
-            self.live(&plan::evicted(reason, message, Timestamp::now()));
+        if let (Some((reason, message, grace)), Life::Running) = (evicted, &self.life) {
+            self.live(&plan::evicted(reason, message, Timestamp::now(), grace));
         }
     }
 

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Taint, Toleration};
 
 use super::preemption::is_critical;
+use super::pressure::{self, Conditions};
 use super::qos::{self, Side};
 use crate::cluster::is_static;
 use crate::container::{init_containers, sysctls};
@@ -29,6 +30,8 @@ pub struct NodeFacts {
     pub pods: u64,
     /// Sysctls beside the safe ones that its pods may set.
     pub allowed_sysctls: Vec<String>,
+    /// What the node is short of now.
+    pub pressure: Conditions,
 }
 
 impl NodeFacts {
@@ -48,7 +51,7 @@ impl NodeFacts {
             ("beta.kubernetes.io/arch", arch),
         ];
         let labels = labels.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-        Self { name: name.to_owned(), labels, taints: Vec::new(), allocatable, pods, allowed_sysctls: Vec::new() }
+        Self { name: name.to_owned(), labels, allocatable, pods, ..Self::default() }
     }
 }
 
@@ -134,6 +137,7 @@ pub fn admit(pod: &Pod, others: &[&Pod], node: &NodeFacts) -> Result<(), Rejecti
 /// [`Refusal`].
 pub fn consider(pod: &Pod, others: &[&Pod], node: &NodeFacts) -> Result<(), Refusal> {
     let Some(spec) = pod.spec.as_ref() else { return Ok(()) };
+    pressure::refuse(pod, &node.pressure).map_err(Refusal::No)?;
     if let Some(why) = sysctls::forbidden(pod, &node.allowed_sysctls) {
         return Err(Refusal::No(Rejection::new("SysctlForbidden", why)));
     }
@@ -173,7 +177,7 @@ fn tolerates_all(spec: &PodSpec, taints: &[Taint]) -> bool {
     strict.all(|taint| tolerations.iter().any(|toleration| tolerates(toleration, taint)))
 }
 
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+pub(super) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     let text = |field: &Option<String>| field.clone().unwrap_or_default();
     let (key, effect) = (text(&toleration.key), text(&toleration.effect));
     let same_value = match toleration.operator.as_deref().unwrap_or_default() {

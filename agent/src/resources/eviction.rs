@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Container, EmptyDirVolumeSource, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use crate::quantity::Amount;
+use crate::quantity::{Amount, binary};
 
 /// `status.reason` of a pod that was evicted, and the reason of its event.
 pub const REASON: &str = "Evicted";
@@ -50,6 +50,11 @@ pub fn measure(pod: &Pod) -> Measure {
 pub fn verdict(pod: &Pod, usage: &Usage) -> Option<String> {
     let spec = pod.spec.as_ref()?;
     volume(spec, usage).or_else(|| whole(spec, usage)).or_else(|| container(spec, usage))
+}
+
+/// The names of a pod's emptyDirs on disk.
+pub fn empty_dirs(pod: &Pod) -> Vec<String> {
+    pod.spec.iter().flat_map(on_disk).map(|(name, _)| name.to_owned()).collect()
 }
 
 fn volume(spec: &PodSpec, usage: &Usage) -> Option<String> {
@@ -110,13 +115,6 @@ fn pod_limit(spec: &PodSpec) -> Option<Amount> {
     let regular = spec.containers.iter().filter_map(limit).reduce(|sum, limit| sum + limit);
     let init = spec.init_containers.iter().flatten().filter_map(limit).max();
     regular.max(init)
-}
-
-/// As the API writes sums of binary amounts.
-fn binary(bytes: u64) -> String {
-    let units = [("Gi", 30), ("Mi", 20), ("Ki", 10)];
-    let fitting = units.into_iter().find(|(_, shift)| bytes > 0 && bytes.trailing_zeros() >= *shift);
-    fitting.map_or_else(|| bytes.to_string(), |(unit, shift)| format!("{}{unit}", bytes >> shift))
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ use crate::metrics::Figures;
 use crate::names::PodUid;
 use crate::node::{Node, Seams};
 use crate::resources::cgroup_values;
+use crate::resources::pressure::Conditions;
 use crate::sources::Desired;
 use crate::view::PodView;
 
@@ -38,6 +39,8 @@ pub(crate) struct Stage {
     pub(crate) node: Option<Node>,
     /// What the node has; nothing is asked where that is not known.
     pub(crate) room: Allocatable,
+    /// What the node is short of.
+    pub(crate) pressure: watch::Sender<Conditions>,
 }
 
 impl Stage {
@@ -57,6 +60,7 @@ impl Stage {
             recorder: Recorder::default(),
             node: None,
             room,
+            pressure: watch::Sender::default(),
         };
         stage.begin().await;
         stage
@@ -73,6 +77,7 @@ impl Stage {
             hooks: Arc::new(NoHttp),
             allocatable: self.room,
             figures: Figures::default(),
+            pressure: self.pressure.subscribe(),
         };
         let config = config(self.dir.path());
         let built = Node::join(config, seams, self.wanted.subscribe(), self.recorder.clone()).await;

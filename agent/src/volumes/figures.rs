@@ -8,7 +8,7 @@ use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use nix::sys::statvfs::statvfs;
 
 use super::layout::VOLUMES;
-use super::usage::held;
+use super::usage;
 
 /// Plugins whose volumes are directories of this node's disk.
 const COUNTED: [&str; 5] = [
@@ -62,8 +62,8 @@ fn of_volume(path: &Path, name: String, is_counted: bool) -> io::Result<VolumeFi
     let stat = statvfs(path)?;
     let size = stat.fragment_size();
     let (used, inodes_used) = if is_counted {
-        let held = held(path)?;
-        (held.bytes, held.inodes)
+        let used = usage::of(path)?;
+        (used.bytes, used.inodes)
     } else {
         let used = stat.blocks().saturating_sub(stat.blocks_free()).saturating_mul(size);
         (used, stat.files().saturating_sub(stat.files_free()))

@@ -44,6 +44,7 @@ use k8s_openapi::api::core::v1::{ImageVolumeSource, Pod};
 
 use crate::fields::Allocatable;
 use crate::names::PodUid;
+use crate::resources::pressure::OnDisk;
 use crate::sources::Objects;
 
 pub use error::{SetUpError, VolumeError};
@@ -51,7 +52,7 @@ pub(crate) use figures::{VolumeFigures, may_hang, of_pod as figures_of_pod};
 pub use layout::Layout;
 pub use mounts::{KernelMounts, Mounts};
 pub use tokens::{Token, TokenWanted, Tokens};
-pub(crate) use usage::{Held, held};
+pub(crate) use usage::of as on_disk;
 
 /// One volume, ready to be given to containers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -295,7 +296,7 @@ impl Volumes {
         uid: &PodUid,
         empty_dirs: Vec<String>,
         others: Vec<(String, PathBuf)>,
-    ) -> Result<(BTreeMap<String, u64>, BTreeMap<String, u64>), VolumeError> {
+    ) -> Result<(BTreeMap<String, OnDisk>, BTreeMap<String, OnDisk>), VolumeError> {
         let pod = self.layout.pod(uid);
         let of = |path: &Path| usage::of(path).map_err(|source| VolumeError::Measure { path: path.to_owned(), source });
         let work = move |_: &turns::Doing| {

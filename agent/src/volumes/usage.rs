@@ -10,34 +10,22 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
+use crate::resources::pressure::OnDisk;
+
 /// The kernel takes 4,096 bytes of a path at a time.
 const HOP: usize = 3_800;
 /// What `st_blocks` counts in.
 const BLOCK: u64 = 512;
 
-/// What a directory holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Held {
-    /// On disk.
-    pub(crate) bytes: u64,
-    /// Files, directories and links, itself among them.
-    pub(crate) inodes: u64,
-}
-
-/// Bytes on disk of everything in `root`; see [`held`].
-pub(super) fn of(root: &Path) -> io::Result<u64> {
-    held(root).map(|held| held.bytes)
-}
-
-/// Everything in `root`; what is mounted in it and what is named by links does not count, a file with
-/// several names counts once. What is not there holds nothing.
-pub(crate) fn held(root: &Path) -> io::Result<Held> {
+/// What everything in `root` takes, itself included in the inodes; what is mounted in it and what is named by links does not
+/// count, a file with several names counts once. What is not there holds nothing.
+pub(crate) fn of(root: &Path) -> io::Result<OnDisk> {
     let top = match rustix::fs::openat(CWD, root, FLAGS, Mode::empty()) {
-        Err(Errno::NOENT) => return Ok(Held::default()),
+        Err(Errno::NOENT) => return Ok(OnDisk::default()),
         other => other?,
     };
     let device = rustix::fs::fstat(&top)?.st_dev;
-    let (mut all, mut seen, mut left) = (Held { bytes: 0, inodes: 1 }, HashSet::new(), vec![PathBuf::new()]);
+    let (mut used, mut seen, mut left) = (OnDisk { bytes: 0, inodes: 1 }, HashSet::new(), vec![PathBuf::new()]);
     while let Some(path) = left.pop() {
         let dir = match open(&top, &path) {
             // Gone meanwhile, or another thing than it was.
@@ -57,14 +45,14 @@ pub(crate) fn held(root: &Path) -> io::Result<Held> {
             if stat.st_dev != device || (stat.st_nlink > 1 && !is_dir(stat.st_mode) && !seen.insert(stat.st_ino)) {
                 continue;
             }
-            all.bytes = all.bytes.saturating_add(u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(BLOCK));
-            all.inodes += 1;
+            let bytes = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(BLOCK);
+            used = used + OnDisk { bytes, inodes: 1 };
             if is_dir(stat.st_mode) {
                 left.push(path.join(OsStr::from_bytes(name.to_bytes())));
             }
         }
     }
-    Ok(all)
+    Ok(used)
 }
 
 const FLAGS: OFlags =
@@ -104,7 +92,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("root");
         fs::create_dir(&root).unwrap();
-        assert_eq!(of(&dir.path().join("none")).unwrap(), 0);
+        assert_eq!(of(&dir.path().join("none")).unwrap(), OnDisk::default());
         let empty = of(&root).unwrap();
         fs::write(dir.path().join("outside"), vec![1; 8 << 20]).unwrap();
         symlink(dir.path().join("outside"), root.join("link")).unwrap();
@@ -120,10 +108,14 @@ mod tests {
         }
         let deep = rustix::fs::openat(&at, "deep", OFlags::WRONLY | OFlags::CREATE, Mode::RWXU).unwrap();
         std::io::Write::write_all(&mut fs::File::from(deep), &vec![1; 2 << 20]).unwrap();
-        let used = of(&root).unwrap() - empty;
+        let OnDisk { bytes, inodes } = of(&root).unwrap();
+        let used = bytes - empty.bytes;
         assert!((3 << 20..4 << 20).contains(&used), "{used}");
-        // Itself, two links, a file under two names, forty directories and the file at their end.
-        assert_eq!(held(&root).unwrap().inodes, 1 + 2 + 1 + 40 + 1);
+        assert_eq!(
+            (empty.inodes, inodes),
+            (1, 1 + 2 + 1 + 40 + 1),
+            "two links, a file of two names, the directories, a deep file"
+        );
         super::super::remove::entry(CWD, &root).unwrap();
     }
 }

@@ -46,6 +46,17 @@ pub struct Images {
     pub low_percent: u8,
 }
 
+impl Images {
+    /// Nothing is collected until the node is short of disk.
+    pub const KEPT: Self = Self {
+        parallel_pulls: None,
+        min_age: Duration::from_secs(120),
+        max_age: None,
+        high_percent: 100,
+        low_percent: 80,
+    };
+}
+
 /// How many calls a second, on average and at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {

@@ -13,8 +13,9 @@ use tokio::task::JoinSet;
 use crate::container::{all_containers, logs};
 use crate::names::PodUid;
 use crate::node::Handle;
+use crate::resources::pressure::OnDisk;
 use crate::view::PodView;
-use crate::volumes::{self, Held, Layout, VolumeFigures};
+use crate::volumes::{self, Layout, VolumeFigures};
 
 /// How long figures count.
 const KEPT: Duration = Duration::from_secs(60);
@@ -29,7 +30,7 @@ pub(in super::super) struct PodDisk {
     pub(super) at: Timestamp,
     pub(super) volumes: Vec<VolumeFigures>,
     /// By container.
-    pub(super) logs: BTreeMap<String, Held>,
+    pub(super) logs: BTreeMap<String, OnDisk>,
 }
 
 /// By pod; who is not there was not looked at yet.
@@ -71,7 +72,7 @@ impl Places {
     }
 
     fn look(self) -> PodDisk {
-        let logs = self.logs.into_iter().filter_map(|(name, dir)| Some((name, volumes::held(&dir).ok()?)));
+        let logs = self.logs.into_iter().filter_map(|(name, dir)| Some((name, volumes::on_disk(&dir).ok()?)));
         PodDisk { logs: logs.collect(), volumes: volumes::figures_of_pod(&self.dir), at: Timestamp::now() }
     }
 }

@@ -8,8 +8,9 @@ use serde_json::json;
 
 use super::machine::{Interface, Machine, Memory};
 use super::{FileSystem, PodDisk, PodUsage, Usage};
+use crate::resources::pressure::OnDisk;
 use crate::view::PodView;
-use crate::volumes::{Held, VolumeFigures};
+use crate::volumes::VolumeFigures;
 
 fn number(value: u64) -> Option<v1::UInt64Value> {
     Some(v1::UInt64Value { value })
@@ -112,7 +113,7 @@ fn disk(at: Timestamp) -> PodDisk {
         inodes: 100,
         inodes_free: 40,
     };
-    let logs = [("main".to_owned(), Held { bytes: 2_048, inodes: 2 })].into();
+    let logs = [("main".to_owned(), OnDisk { bytes: 2_048, inodes: 2 })].into();
     PodDisk { at, volumes: vec![volume("data", false), volume("scratch", true)], logs }
 }
 

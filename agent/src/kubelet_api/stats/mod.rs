@@ -17,6 +17,7 @@ pub(super) mod summary;
 pub(super) mod volumes;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use cri_proto::{Deadline, RuntimeError, v1};
@@ -28,6 +29,7 @@ pub(super) use self::disks::{Disks, PodDisks};
 use self::machine::Machine;
 pub(super) use self::rates::Rates;
 use super::RUNTIME;
+use crate::machine::FileSystem;
 use crate::names::PodUid;
 use crate::node::Handle;
 use crate::view::PodView;
@@ -51,16 +53,6 @@ struct PodUsage {
     disk: Option<Arc<PodDisk>>,
 }
 
-/// `statvfs`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct FileSystem {
-    capacity: u64,
-    available: u64,
-    used: u64,
-    inodes: u64,
-    inodes_free: u64,
-}
-
 /// Looks at everything.
 ///
 /// # Errors
@@ -72,7 +64,8 @@ pub(super) async fn measure(node: &Handle) -> Result<Usage, RuntimeError> {
     let (pods, images) = tokio::join!(pods, images);
     let views = node.views.borrow().clone();
     let dirs = node.config.dirs.clone();
-    let of_machine = move || (machine::look(), FileSystem::of(&dirs.kubelet), FileSystem::of(&dirs.root));
+    let file_system = |path: &Path| FileSystem::of(path).unwrap_or_default();
+    let of_machine = move || (machine::look(), file_system(&dirs.kubelet), file_system(&dirs.root));
     let looked = tokio::task::spawn_blocking(of_machine).await;
     let (machine, kubelet_fs, image_fs) = looked.unwrap_or_default();
     let image_bytes = images.ok().and_then(|info| info.image_filesystems.first()?.used_bytes.map(|bytes| bytes.value));
@@ -95,20 +88,6 @@ fn with_view(stats: v1::PodSandboxStats, views: &Arc<BTreeMap<PodUid, PodView>>)
     let uid = stats.attributes.as_ref().and_then(|all| Some(all.metadata.as_ref()?.uid.clone()));
     let view = uid.and_then(|uid| views.get(&PodUid::try_from(uid).ok()?).cloned());
     PodUsage { stats, view, disk: None }
-}
-
-impl FileSystem {
-    fn of(path: &std::path::Path) -> Self {
-        let Ok(stat) = nix::sys::statvfs::statvfs(path) else { return Self::default() };
-        let size = stat.fragment_size();
-        Self {
-            capacity: stat.blocks().saturating_mul(size),
-            available: stat.blocks_available().saturating_mul(size),
-            used: stat.blocks().saturating_sub(stat.blocks_free()).saturating_mul(size),
-            inodes: stat.files(),
-            inodes_free: stat.files_free(),
-        }
-    }
 }
 
 impl PodUsage {

@@ -330,6 +330,13 @@ fn an_init_container_that_fails_again_and_again_keeps_the_pod_pending() {
     );
 }
 
+fn ended(scene: Scene, verdict: Verdict) -> Scene {
+    scene.with(|scene| {
+        scene.seen.sandboxes[0].ready = false;
+        scene.life = Life::Stopped { end: End { deleted: false, verdict: Some(verdict) }, left: vec![] };
+    })
+}
+
 #[test]
 fn an_init_container_that_the_runtime_forgot_has_done_its_part() {
     let spec = json!({"initContainers": [{"name": "i"}], "containers": [{"name": "c"}]});
@@ -346,12 +353,6 @@ fn an_init_container_that_the_runtime_forgot_has_done_its_part() {
 
 #[test]
 fn a_pod_that_ended_says_how() {
-    let ended = |scene: Scene, verdict: Verdict| {
-        scene.with(|scene| {
-            scene.seen.sandboxes[0].ready = false;
-            scene.life = Life::Stopped { end: End { deleted: false, verdict: Some(verdict) }, left: vec![] };
-        })
-    };
     let spec = json!({"restartPolicy": "Never", "containers": [{"name": "a"}, {"name": "b"}]});
     let scene = Scene::of(spec.clone()).prepared().exited("a", 0, 9).exited("b", 0, 4);
     check(
@@ -390,6 +391,19 @@ fn a_pod_that_ended_says_how() {
             b: terminated 137 OOMKilled ready=false started=false restarts=0
         "#]],
     );
+}
+
+#[test]
+fn a_pod_that_went_for_the_nodes_sake_says_so_and_one_that_used_too_much_does_not() {
+    let disrupted = |message: &str| {
+        let verdict = Verdict { succeeded: false, reason: Some("Evicted".into()), message: Some(message.into()) };
+        let scene = ended(Scene::of(json!({"containers": [{"name": "a"}]})).prepared().exited("a", 0, 9), verdict);
+        let conditions = scene.whole_status().conditions.unwrap_or_default();
+        conditions.into_iter().find(|one| one.type_ == "DisruptionTarget").and_then(|one| one.message)
+    };
+    let low = "The node was low on resource: memory. Threshold quantity: 100Mi, available: 9Mi. ";
+    assert_eq!(disrupted(low).as_deref(), Some(low));
+    assert_eq!(disrupted("Usage of EmptyDir volume \"v\" exceeds the limit \"1Ki\". "), None);
 }
 
 #[test]
