@@ -270,8 +270,9 @@ impl Pass<'_> {
 
 /// What the container mounts is there. An ephemeral one may be the first to mount a volume of the pod.
 pub(super) fn has_volumes(progress: &Progress, member: &Member<'_>) -> bool {
-    let added = member.container.volume_mounts.iter().flatten().filter(|_| member.role == Role::Ephemeral);
-    let mut added = added.map(|mount| mount.name.as_str());
+    let mounts = member.container.volume_mounts.iter().flatten().map(|mount| mount.name.as_str());
+    let devices = member.container.volume_devices.iter().flatten().map(|device| device.name.as_str());
+    let mut added = mounts.chain(devices).filter(|_| member.role == Role::Ephemeral);
     progress.volumes.as_ref().is_some_and(|mounted| added.all(|name| mounted.get(name).is_some()))
 }
 

@@ -35,6 +35,8 @@ impl Layout {
 pub(super) const SUBPATHS: &str = "volume-subpaths";
 /// In a pod's directory: volumes by plugin.
 pub(super) const VOLUMES: &str = "volumes";
+/// In a pod's directory: links to devices by plugin.
+pub(super) const DEVICES: &str = "volumeDevices";
 /// In a pod's directory: what plugins remember.
 pub(super) const PLUGINS: &str = "plugins";
 

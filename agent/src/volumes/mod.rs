@@ -11,6 +11,7 @@ mod atomic_write;
 mod attach;
 mod claims;
 mod config_map;
+mod device;
 mod downward_api;
 mod empty_dir;
 mod error;
@@ -65,6 +66,8 @@ pub struct MountedVolume {
     pub managed: bool,
     /// An image: nothing of it is on this node's disk until the runtime mounts it.
     pub image: Option<ImageVolume>,
+    /// A block device, for `volumeDevices`; otherwise something to mount.
+    pub device: bool,
     /// The group that its PersistentVolume says its files belong to: the pod's processes are in it.
     pub gid: Option<i64>,
 }

@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use k8s_openapi::api::core::v1::{Pod, PodSpec, Volume, VolumeMount, VolumeProjection};
+use k8s_openapi::api::core::v1::{Pod, PodSpec, Volume, VolumeDevice, VolumeMount, VolumeProjection};
 
 use super::attach::{Attach, Group, Source};
 use super::claims::Claim;
+use super::device::Device;
 use super::empty_dir::EmptyDir;
 use super::host_path::Expected;
 use super::ownership::Policy;
@@ -44,6 +45,7 @@ pub(super) enum What {
         read_only: bool,
     },
     Attach(Attach),
+    Device(Device),
     Image(ImageVolume),
     /// Whatever its claim is bound to.
     Claim(Claim),
@@ -148,17 +150,29 @@ fn mounting(spec: &PodSpec) -> impl Iterator<Item = (&str, &[VolumeMount])> {
     lasting.chain(added.map(|own| (own.name.as_str(), own.volume_mounts.as_deref().unwrap_or_default())))
 }
 
-/// Only what a container mounts is made and waited for.
+/// The same with the block devices that they use.
+fn using(spec: &PodSpec) -> impl Iterator<Item = (&str, &[VolumeDevice])> {
+    let lasting = spec.init_containers.iter().flatten().chain(&spec.containers);
+    let lasting = lasting.map(|own| (own.name.as_str(), own.volume_devices.as_deref().unwrap_or_default()));
+    let added = spec.ephemeral_containers.iter().flatten();
+    lasting.chain(added.map(|own| (own.name.as_str(), own.volume_devices.as_deref().unwrap_or_default())))
+}
+
+/// Some container uses the volume as a device.
+fn is_device(spec: &PodSpec, volume: &str) -> bool {
+    using(spec).flat_map(|(_, devices)| devices).any(|device| device.name == volume)
+}
+
+/// Only what a container mounts or uses as a device is made and waited for.
 fn used(spec: &PodSpec) -> Result<BTreeSet<&str>, VolumeError> {
+    let mounts = mounting(spec).flat_map(|(own, mounts)| mounts.iter().map(move |mount| (own, mount.name.as_str())));
+    let devices = using(spec).flat_map(|(own, devices)| devices.iter().map(move |device| (own, device.name.as_str())));
     let mut used = BTreeSet::new();
-    for (container, mounts) in mounting(spec) {
-        for mount in mounts {
-            if !spec.volumes.iter().flatten().any(|volume| volume.name == mount.name) {
-                let (container, volume) = (container.to_owned(), mount.name.clone());
-                return Err(VolumeError::NoSuchVolume { container, volume });
-            }
-            used.insert(mount.name.as_str());
+    for (container, name) in mounts.chain(devices) {
+        if !spec.volumes.iter().flatten().any(|volume| volume.name == name) {
+            return Err(VolumeError::NoSuchVolume { container: container.to_owned(), volume: name.to_owned() });
         }
+        used.insert(name);
     }
     Ok(used)
 }
@@ -176,6 +190,7 @@ fn what(
         let tmpfs = on_tmpfs.then(|| empty_dir::memory_size(None, spec, node));
         What::Files { plugin, tmpfs, payload, mount_points: mount_points(spec, &volume.name) }
     };
+    let block = is_device(spec, &volume.name);
     if let Some((plugin, on_tmpfs)) = of_api_objects(volume).filter(|_| objects.as_left) {
         return Ok(What::Left { plugin, on_tmpfs });
     }
@@ -188,12 +203,12 @@ fn what(
     }
     if let Some(source) = &volume.persistent_volume_claim {
         let read_only = source.read_only == Some(true);
-        return Ok(What::Claim(Claim { name: named(&source.claim_name), template: None, read_only }));
+        return Ok(What::Claim(Claim { name: named(&source.claim_name), template: None, read_only, block }));
     }
     if let Some(template) = volume.ephemeral.as_ref().and_then(|source| source.volume_claim_template.as_ref()) {
         let name = format!("{}-{}", pod.metadata.name.as_deref().unwrap_or_default(), volume.name);
         let template = Some(Box::new(template.spec.clone()));
-        return Ok(What::Claim(Claim { name: named(&name), template, read_only: false }));
+        return Ok(What::Claim(Claim { name: named(&name), template, read_only: false, block }));
     }
     if let Some(source) = &volume.image {
         return Ok(What::Image(ImageVolume::of(source)));

@@ -43,11 +43,18 @@ fn make(pod: &Path, planned: &Planned, mounts: &dyn Mounts) -> Result<MountedVol
         What::EmptyDir(kind) => {
             empty_dir::set_up(pod, name, kind, group, mounts)?;
             let host_path = layout::volume(pod, empty_dir::PLUGIN, name);
-            Ok(MountedVolume { host_path, read_only: false, managed: true, image: None, gid: None })
+            Ok(MountedVolume { host_path, read_only: false, managed: true, image: None, device: false, gid: None })
         }
         What::Image(image) => {
             let image = Some(image.clone());
-            Ok(MountedVolume { host_path: Default::default(), read_only: true, managed: false, image, gid: None })
+            Ok(MountedVolume {
+                host_path: Default::default(),
+                read_only: true,
+                managed: false,
+                image,
+                device: false,
+                gid: None,
+            })
         }
         What::Claim(claim) => {
             Err(SetUpError::Claim { claim: claim.name.clone(), reason: "PVC is not bound".to_owned() })
@@ -58,21 +65,39 @@ fn make(pod: &Path, planned: &Planned, mounts: &dyn Mounts) -> Result<MountedVol
             if !there || !atomic_write::is_written(&dir) {
                 return Err(SetUpError::NotToldYet);
             }
-            Ok(MountedVolume { host_path: dir, read_only: true, managed: true, image: None, gid: None })
+            Ok(MountedVolume { host_path: dir, read_only: true, managed: true, image: None, device: false, gid: None })
         }
         What::Attach(attach) => {
             let host_path = attach.set_up(pod, planned.fs_group, mounts)?;
-            Ok(MountedVolume { host_path, read_only: attach.read_only, managed: true, image: None, gid: None })
+            Ok(MountedVolume {
+                host_path,
+                read_only: attach.read_only,
+                managed: true,
+                image: None,
+                device: false,
+                gid: None,
+            })
+        }
+        What::Device(device) => {
+            let (host_path, read_only) = (device.set_up(pod)?, device.read_only);
+            Ok(MountedVolume { host_path, read_only, managed: false, image: None, device: true, gid: None })
         }
         What::HostPath { path, expected, read_only } => {
             host_path::check(path, *expected)?;
-            Ok(MountedVolume { host_path: path.clone(), read_only: *read_only, managed: false, image: None, gid: None })
+            Ok(MountedVolume {
+                host_path: path.clone(),
+                read_only: *read_only,
+                managed: false,
+                image: None,
+                device: false,
+                gid: None,
+            })
         }
         What::Files { plugin, tmpfs, payload, mount_points } => {
             let dir = layout::volume(pod, plugin, name);
             ensure_place(&dir, *tmpfs, mounts)?;
             atomic_write::write(&dir, payload, mount_points, group)?;
-            Ok(MountedVolume { host_path: dir, read_only: true, managed: true, image: None, gid: None })
+            Ok(MountedVolume { host_path: dir, read_only: true, managed: true, image: None, device: false, gid: None })
         }
     }
 }

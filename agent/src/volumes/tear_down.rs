@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::fs::CWD;
 
 use super::claims::ClaimStore;
-use super::layout::{PLUGINS, SUBPATHS, VOLUMES};
+use super::layout::{DEVICES, PLUGINS, SUBPATHS, VOLUMES};
 use super::mounts::Mounts;
 use super::{VolumeError, attach, empty_dir, nfs, remove};
 use crate::names::PodUid;
@@ -53,6 +53,8 @@ pub(super) fn volumes(pod: &Path, mounts: &dyn Mounts) -> Result<(), VolumeError
         }
         remove_empty(&plugin)?;
     }
+    // Links alone: nothing of a device is ours.
+    remove_tree(&pod.join(DEVICES))?;
     ClaimStore::unmounted(pod).map_err(failed(pod))
 }
 

@@ -4,7 +4,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use cri_proto::{Kind, v1};
-use k8s_openapi::api::core::v1::Container;
+use k8s_openapi::api::core::v1::{Container, VolumeDevice};
 
 use super::setup::make_dir;
 use super::{Failed, Job};
@@ -118,10 +118,25 @@ impl Job {
         });
         let mut config = config.map_err(|error| chain(&error))?;
         self.join_groups(&mut config);
+        config.devices = self.devices(container)?;
         if let Some(target) = member.target {
             self.join_processes(&mut config, target).await?;
         }
         Ok(config)
+    }
+
+    /// Block volumes, where the container wants them.
+    fn devices(&self, container: &Container) -> Result<Vec<v1::Device>, String> {
+        let volumes = self.volumes.clone().unwrap_or_default();
+        let one = |wanted: &VolumeDevice| match volumes.get(&wanted.name).filter(|volume| volume.device) {
+            Some(volume) => Ok(v1::Device {
+                container_path: wanted.device_path.clone(),
+                host_path: volume.host_path.display().to_string(),
+                permissions: if volume.read_only { "r" } else { "mrw" }.to_owned(),
+            }),
+            None => Err(format!("container {} uses volume {:?}, which is no device", container.name, wanted.name)),
+        };
+        container.volume_devices.iter().flatten().map(one).collect()
     }
 
     /// Every container of the pod is in the groups that its volumes' files belong to.

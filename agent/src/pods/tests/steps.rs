@@ -335,7 +335,14 @@ fn an_ephemeral_container_may_be_the_first_to_mount_a_volume_of_its_pod() {
         set up
     "#]],
     );
-    let volume = MountedVolume { host_path: "/v".into(), read_only: false, managed: true, image: None, gid: None };
+    let volume = MountedVolume {
+        host_path: "/v".into(),
+        read_only: false,
+        managed: true,
+        image: None,
+        device: false,
+        gid: None,
+    };
     let mounted = [("d".to_owned(), volume)].into_iter().collect();
     check(
         &scene().with(|scene| scene.progress.volumes = Some(Arc::new(mounted))),

@@ -105,8 +105,6 @@ fn one(spec: &PodSpec, container: &Container, at: &str, is_init: bool, report: &
     let policies = &["File", "FallbackToLogsOnError"];
     report.one_of(container.termination_message_policy.as_ref(), policies, format!("{at}.terminationMessagePolicy"));
     report.one_of(container.restart_policy.as_ref(), &["Always", "OnFailure", "Never"], format!("{at}.restartPolicy"));
-    report
-        .refuse(container.volume_devices.as_ref().is_some_and(|list| !list.is_empty()), format!("{at}.volumeDevices"));
     restart_rules(container, at, report);
     resize_policy(container, at, report);
     ports(spec, container, at, report);
@@ -117,6 +115,7 @@ fn one(spec: &PodSpec, container: &Container, at: &str, is_init: bool, report: &
         env_from(source, &format!("{at}.envFrom[{index}]"), report);
     }
     mounts(spec, container, at, report);
+    devices(spec, container, at, report);
     resources::check(container.resources.as_ref(), at, report);
     security::container(container.security_context.as_ref(), at, report);
     match is_init && container.restart_policy.as_deref() != Some("Always") {
@@ -253,6 +252,26 @@ fn mounts(spec: &PodSpec, container: &Container, at: &str, report: &mut Report) 
         self::mount(spec, container, mount, &at, report);
         report.check(paths.insert(mount.mount_path.trim_end_matches('/')), format!("{at}.mountPath"), || {
             format!("{:?} is used by another volumeMount of this container", mount.mount_path)
+        });
+    }
+}
+
+fn devices(spec: &PodSpec, container: &Container, at: &str, report: &mut Report) {
+    let mut paths = HashSet::new();
+    for (index, device) in container.volume_devices.iter().flatten().enumerate() {
+        let at = format!("{at}.volumeDevices[{index}]");
+        let claimed = |volume: &&Volume| volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some();
+        let known = spec.volumes.iter().flatten().filter(claimed).any(|volume| volume.name == device.name);
+        report.check(known, format!("{at}.name"), || {
+            format!("the pod has no volume {:?} that is a persistentVolumeClaim or ephemeral", device.name)
+        });
+        let mounted = container.volume_mounts.iter().flatten().any(|mount| mount.name == device.name);
+        report.check(!mounted, format!("{at}.name"), || format!("{:?} is in volumeMounts too", device.name));
+        let path = device.device_path.as_str();
+        let fine = path.starts_with('/') && !path.split('/').any(|part| part == "..");
+        report.check(fine, format!("{at}.devicePath"), || format!("{path:?} must be an absolute path without .."));
+        report.check(paths.insert(path), format!("{at}.devicePath"), || {
+            format!("{path:?} is used by another volumeDevice of this container")
         });
     }
 }

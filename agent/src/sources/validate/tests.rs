@@ -125,6 +125,33 @@ volumes:
 }
 
 #[test]
+fn block_volumes_are_claims_with_a_path_of_their_own() {
+    check(
+        "
+containers:
+- name: c
+  image: a
+  volumeMounts: [{name: both, mountPath: /a}]
+  volumeDevices:
+  - {name: fine, devicePath: /dev/a}
+  - {name: tmp, devicePath: /dev/b}
+  - {name: both, devicePath: /dev/../c}
+  - {name: fine, devicePath: /dev/a}
+volumes:
+- {name: fine, persistentVolumeClaim: {claimName: disk}}
+- {name: both, persistentVolumeClaim: {claimName: disk}}
+- {name: tmp, emptyDir: {}}
+",
+        expect![[r#"
+            line 11: spec.containers[0].volumeDevices[1].name: the pod has no volume "tmp" that is a persistentVolumeClaim or ephemeral
+            line 12: spec.containers[0].volumeDevices[2].name: "both" is in volumeMounts too
+            line 12: spec.containers[0].volumeDevices[2].devicePath: "/dev/../c" must be an absolute path without ..
+            line 13: spec.containers[0].volumeDevices[3].devicePath: "/dev/a" is used by another volumeDevice of this container
+        "#]],
+    );
+}
+
+#[test]
 fn numbers_and_words_have_to_make_sense() {
     check(
         "

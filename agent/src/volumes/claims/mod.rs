@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use self::bind::{Bindings, Bound, Key};
 use super::attach::{Attach, Source};
+use super::device::Device;
 use super::error::io;
 use super::host_path::Expected;
 use super::plan::What;
@@ -44,6 +45,8 @@ pub(super) struct Claim {
     pub template: Option<Box<PersistentVolumeClaimSpec>>,
     /// For this pod.
     pub read_only: bool,
+    /// Containers name it in `volumeDevices`.
+    pub block: bool,
 }
 
 /// What manifests say about storage.
@@ -79,6 +82,7 @@ struct Mounted {
 enum Kind {
     Attach(Attach),
     HostPath { path: PathBuf, kind: String, read_only: bool },
+    Device(Device),
 }
 
 /// All claims of this node.
@@ -157,6 +161,7 @@ impl ClaimStore {
                 Err(failed(format!("PVC is not bound: {why}")))
             }
             Some(Bound::Directory(name)) => {
+                as_asked(name, false, claim).map_err(failed)?;
                 let sole = only_once(wanted.spec.as_ref().and_then(|spec| spec.access_modes.as_deref()));
                 Ok((self.provisioned(name, claim)?, sole))
             }
@@ -210,9 +215,8 @@ impl ClaimStore {
         failed: impl Fn(String) -> SetUpError,
     ) -> Result<(Mounted, bool), SetUpError> {
         let spec = volume.spec.clone().unwrap_or_default();
-        if spec.volume_mode.as_deref() == Some("Block") {
-            return Err(failed(format!("volume {name} has volumeMode Block, but is specified in volumeMounts")));
-        }
+        let block = spec.volume_mode.as_deref() == Some("Block");
+        as_asked(name, block, claim).map_err(&failed)?;
         if !fits::reaches(&spec, &self.node) {
             return Err(failed(format!(
                 "MountVolume.NodeAffinity check failed for volume \"{name}\" : no matching NodeSelectorTerms"
@@ -223,7 +227,12 @@ impl ClaimStore {
         let attach = |source, read_only| {
             Kind::Attach(Attach { name: name.to_owned(), source, read_only, options: options.clone() })
         };
-        let what = if let Some(local) = &spec.local {
+        let what = if let Some(local) = spec.local.as_ref().filter(|_| block) {
+            let path = PathBuf::from(&local.path);
+            Kind::Device(Device { name: name.to_owned(), path, read_only: claim.read_only })
+        } else if block {
+            return Err(failed(format!("volume {name} has volumeMode Block, which only local volumes can have")));
+        } else if let Some(local) = &spec.local {
             attach(Source::Local(PathBuf::from(&local.path)), claim.read_only)
         } else if let Some(nfs) = &spec.nfs {
             let source = Source::Nfs { server: nfs.server.clone(), path: nfs.path.clone() };
@@ -291,8 +300,19 @@ impl Kind {
             Self::HostPath { path, kind, read_only } => {
                 What::HostPath { path, expected: Expected::of(&kind)?, read_only }
             }
+            Self::Device(device) => What::Device(device),
         })
     }
+}
+
+/// A device is used as a device, and files are mounted.
+fn as_asked(volume: &str, block: bool, claim: &Claim) -> Result<(), String> {
+    let (mode, place) = match (block, claim.block) {
+        (true, false) => ("Block", "volumeMounts"),
+        (false, true) => ("Filesystem", "volumeDevices"),
+        _ => return Ok(()),
+    };
+    Err(format!("volume {volume} has volumeMode {mode}, but is specified in {place}"))
 }
 
 /// ReadWriteOncePod counts where it is the only mode: with others nobody knows which one a pod means.

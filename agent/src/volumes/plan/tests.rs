@@ -45,7 +45,7 @@ fn render(planned: &Planned, text: &mut String) {
         What::HostPath { path, expected, .. } => {
             writeln!(text, "{}: {} {expected:?}", planned.name, path.display()).unwrap();
         }
-        What::Attach(_) | What::Image(_) | What::Claim(_) | What::Left { .. } => {
+        What::Attach(_) | What::Device(_) | What::Image(_) | What::Claim(_) | What::Left { .. } => {
             writeln!(text, "{}: {:?}", planned.name, planned.what).unwrap();
         }
         What::Files { plugin, tmpfs, payload, mount_points } => {

@@ -64,6 +64,41 @@ fn a_claim_gets_its_local_volume_and_the_files_outlive_every_pod() {
 }
 
 #[test]
+fn a_block_volume_is_its_device_and_nothing_else() {
+    in_private_mounts(|fixture| async move {
+        let disk = tempfile::tempdir().unwrap();
+        let device = disk.path().join("device");
+        let (kind, open) = (nix::sys::stat::SFlag::S_IFBLK, nix::sys::stat::Mode::from_bits_truncate(0o600));
+        nix::sys::stat::mknod(&device, kind, open, nix::sys::stat::makedev(7, 255)).unwrap();
+        let block = json!({"storageClassName": "", "volumeMode": "Block"});
+        let volume = |path: &Path| json!({"volumeMode": "Block", "local": {"path": path}});
+        let mut spec = claiming();
+        let error = fixture.make(&spec, &stored(Some(volume(&device)), block.clone())).await.unwrap_err().for_people();
+        assert!(error.ends_with("volume pv has volumeMode Block, but is specified in volumeMounts"), "{error}");
+
+        spec["containers"][0] = json!({"name": "c", "volumeDevices": [{"name": "d", "devicePath": "/dev/d"}]});
+        let files = stored(Some(json!({"local": {"path": disk.path()}})), json!({"storageClassName": ""}));
+        let error = fixture.make(&spec, &files).await.unwrap_err().for_people();
+        assert!(error.ends_with("volume pv has volumeMode Filesystem, but is specified in volumeDevices"), "{error}");
+        let host = json!({"volumeMode": "Block", "hostPath": {"path": device}});
+        let error = fixture.make(&spec, &stored(Some(host), block.clone())).await.unwrap_err().for_people();
+        assert!(error.ends_with("volume pv has volumeMode Block, which only local volumes can have"), "{error}");
+        fixture.end().await;
+        let error = fixture.make(&spec, &stored(Some(volume(disk.path())), block.clone())).await.unwrap_err();
+        assert!(error.for_people().contains("is not a block device"), "{}", error.for_people());
+        fixture.end().await;
+
+        let mounted = fixture.make(&spec, &stored(Some(volume(&device)), block)).await.unwrap();
+        let link = fixture.root.join("pods/u-1/volumeDevices/kubernetes.io~local-volume/pv");
+        assert_eq!(mounted.get("d").map(|volume| (volume.host_path.as_path(), volume.device)), Some((&*link, true)));
+        assert_eq!(fs::read_link(&link).unwrap(), device);
+        assert_eq!(fixture.make(&spec, &Objects::default()).await.unwrap(), mounted, "by what was noted");
+        fixture.end().await;
+        assert!(device.exists(), "it is not ours to remove");
+    });
+}
+
+#[test]
 fn a_claim_that_waits_says_for_what() {
     in_private_mounts(|fixture| async move {
         let why = |error: VolumeError| error.for_people().split_once("shop/data: ").unwrap().1.to_owned();
