@@ -18,11 +18,14 @@ pub(super) struct Meter {
     /// Images and writable layers.
     images: PathBuf,
     cgroups: NodeCgroups,
+    shared: bool,
 }
 
 impl Meter {
     pub(super) fn new(wanted: BTreeSet<Signal>, dirs: &Dirs, cgroups: NodeCgroups) -> Self {
-        Self { wanted, volumes: dirs.kubelet.clone(), images: dirs.root.clone(), cgroups }
+        let device = |path: &PathBuf| std::fs::metadata(path).ok().map(|found| found.dev());
+        let shared = device(&dirs.kubelet) == device(&dirs.root);
+        Self { wanted, volumes: dirs.kubelet.clone(), images: dirs.root.clone(), cgroups, shared }
     }
 
     /// Nothing has a threshold.
@@ -32,8 +35,7 @@ impl Meter {
 
     /// Images and volumes are on one file system.
     pub(super) fn is_shared(&self) -> bool {
-        let device = |path: &PathBuf| std::fs::metadata(path).ok().map(|found| found.dev());
-        device(&self.volumes) == device(&self.images)
+        self.shared
     }
 
     /// What can be read.
@@ -45,7 +47,10 @@ impl Meter {
         let bytes = |path| FileSystem::of(path).map(|of| Level { available: of.available, capacity: of.capacity });
         let inodes = |path| FileSystem::of(path).map(|of| Level { available: of.inodes_free, capacity: of.inodes });
         let level = match signal {
-            Signal::MemoryAvailable => left(Memory::now()?.total, Memory::now()?.working_set),
+            Signal::MemoryAvailable => {
+                let memory = Memory::now()?;
+                left(memory.total, memory.working_set)
+            }
             // Pods have the whole machine: nothing is reserved from them.
             Signal::AllocatableMemoryAvailable => left(Memory::now()?.total, self.cgroups.pods_working_set()?),
             Signal::NodefsAvailable => bytes(&self.volumes)?,

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -44,6 +45,8 @@ pub(super) struct Watch {
     collector: Collector,
     told: watch::Sender<Conditions>,
     state: State,
+    /// A look that has not ended: another one would wait as well, and hold one more thread.
+    reading: Option<JoinHandle<Levels>>,
     /// Pods that were told to end and have not yet.
     ending: BTreeSet<PodUid>,
 }
@@ -58,7 +61,8 @@ impl Watch {
     ) -> Self {
         let wanted = pressure::signals(&node.config.eviction);
         let meter = Arc::new(Meter::new(wanted, &node.config.dirs, cgroups));
-        Self { node, volumes, meter, collector, told, state: State::default(), ending: BTreeSet::new() }
+        let (state, ending) = (State::default(), BTreeSet::new());
+        Self { node, volumes, meter, collector, told, state, reading: None, ending }
     }
 
     /// Looks until `stop`; nothing to do where nothing has a threshold.
@@ -91,11 +95,14 @@ impl Watch {
         self.evict(&starved).await
     }
 
-    async fn levels(&self) -> Levels {
+    async fn levels(&mut self) -> Levels {
         let meter = Arc::clone(&self.meter);
-        let reading = tokio::task::spawn_blocking(move || meter.read());
+        let reading = self.reading.get_or_insert_with(|| tokio::task::spawn_blocking(move || meter.read()));
         match tokio::time::timeout(ANSWER, reading).await {
-            Ok(levels) => levels.unwrap_or_default(),
+            Ok(levels) => {
+                self.reading = None;
+                levels.unwrap_or_default()
+            }
             Err(_) => {
                 warn!("a file system does not say how much of it is free");
                 Levels::new()
@@ -121,11 +128,12 @@ impl Watch {
     }
 
     /// What no pod that lives needs goes before any pod does. Says whether that was enough.
-    async fn reclaim(&self, starved: &Starved) -> bool {
+    async fn reclaim(&mut self, starved: &Starved) -> bool {
         let Need::Disk { layers: true, .. } = self.need(starved) else { return false };
         self.collector.remove_ended().await;
         self.collector.remove_unused().await;
-        pressure::is_relieved(&self.node.config.eviction, &self.levels().await)
+        let levels = self.levels().await;
+        pressure::is_relieved(&self.node.config.eviction, &levels)
     }
 
     fn need(&self, starved: &Starved) -> Need {
