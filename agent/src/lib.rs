@@ -26,6 +26,7 @@ pub mod events;
 pub mod expand;
 pub mod fields;
 mod files;
+mod heap;
 pub mod images;
 pub mod join;
 pub mod kubelet_api;

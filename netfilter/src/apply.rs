@@ -4,17 +4,20 @@
 //! Calls of one address family must come one after the other, as kube-proxy's do: the programs lock each
 //! other out anyway.
 
-use crate::iptables::{Count, Table, Tables, TablesError, Transaction, counts};
-use crate::{Family, ServicePortName};
+use crate::iptables::{Table, Tables, TablesError, Transaction, counts};
+use crate::{Count, Family, ServicePortName};
 use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
 mod chains; // single chains: canaries, and what the kubelet makes
+mod entries; // what the older tables say, as a number
 mod find; // which of the installed programs is the right one
 mod jumps; // from the kernel's own chains into ours
 mod lock; // for programs that cannot wait for each other
+mod netlink; // what messages of the kernel have in common
 mod nftables; // the same for the nftables back end
+mod notices; // whether anybody wrote to our table of nftables
 mod refusal; // which line the kernel did not like
 mod run; // one process, with a deadline
 mod version; // what a program can do
@@ -22,6 +25,7 @@ mod watch; // whether anybody changed the rules
 
 pub use chains::{KUBELET_CANARY, PROXY_CANARY};
 pub use nftables::Nft;
+pub use notices::Notices;
 pub use version::Version;
 pub use watch::{Fingerprint, Watch};
 

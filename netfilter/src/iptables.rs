@@ -13,7 +13,7 @@ mod tables; // what is in the kernel, as iptables-save prints it
 mod transaction; // from one ruleset to the next
 
 pub use chain::{Chain, ChainName, Rule, Table};
-pub use counters::{Count, counts};
+pub use counters::counts;
 pub use dispatch::Dispatch;
 pub use fake::{Fake, Refused};
 pub(crate) use fixed::block_localnet;

@@ -14,6 +14,7 @@
 #![warn(missing_docs)]
 
 pub mod config; // what the node adds: mark bit, local-traffic detector, node-port addresses
+mod count; // how much came
 pub mod model; // services and endpoints as plain values
 mod name; // names that become comments and hashes
 mod select; // which endpoints a service port sends to
@@ -30,5 +31,6 @@ mod testing;
 
 pub use crate::iptables::{Fake, Ruleset, Transaction};
 pub use config::{LocalTraffic, NodeConfig, NodePortAddresses};
+pub use count::Count;
 pub use model::{Endpoint, Family, Model, Policy, Protocol, ServicePort};
 pub use name::{BadName, InterfaceName, ServicePortName};

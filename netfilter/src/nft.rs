@@ -5,6 +5,7 @@
 
 mod base; // what no service changes
 mod census; // how much of everything there is
+mod counters; // what came for each service port
 mod fake; // a table that takes transactions like the kernel
 mod found; // what an earlier run or kube-proxy left
 mod object; // the table's sets and maps, its chains
@@ -13,6 +14,7 @@ mod service; // chains and elements of one service port
 mod transaction; // from one ruleset to the next
 
 pub use census::Census;
+pub use counters::counts;
 pub use fake::{Fake, Refused};
 pub use found::Found;
 pub use object::{Chain, Element, Object, Set, TABLE};

@@ -13,6 +13,7 @@ pub mod kubelet_client;
 pub mod node;
 pub mod pod_network;
 pub mod registry;
+pub mod sctp;
 pub mod service_world;
 pub mod spdy;
 pub mod trust;

@@ -22,7 +22,7 @@ use nix::{
 };
 
 /// What never answers is given up after this; on a busy machine an answer takes milliseconds.
-const PATIENCE: Duration = Duration::from_secs(3);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The node's address on the outer wire.
 pub const NODE: &str = "192.0.2.1";

@@ -10,6 +10,7 @@ use netfilter::iptables::Tables;
 use netfilter::nft;
 use netfilter::{Family, Model, NodeConfig, Policy, Protocol, Ruleset, ServicePort, Transaction};
 use tests::pod_network::{NEIGHBOUR, Netns, can_run};
+use tests::sctp;
 use tests::service_world::{World, on_all, on_both, port, service};
 
 const CLUSTER_IP: &str = "10.96.0.10:80";
@@ -128,6 +129,78 @@ fn a_client_keeps_its_endpoint_as_long_as_affinity_lasts() {
         for client in 10..14 {
             let client = world.pod(client)?;
             assert_eq!(names(&client, CLUSTER_IP, 15)?.len(), 1);
+        }
+        Ok(())
+    });
+}
+
+/// Asks until somebody else than `before` answers, longer apart than affinity lasts.
+fn until_another_answers(client: &Netns, before: &str) -> Result<()> {
+    // A choice of two falls on the same one 40 times in a row once in 10^12.
+    for _ in 0..40 {
+        std::thread::sleep(std::time::Duration::from_millis(1_500));
+        if client.ask_tcp(CLUSTER_IP)? != before {
+            return Ok(());
+        }
+    }
+    anyhow::bail!("{before} answers although affinity has ended")
+}
+
+#[test]
+fn affinity_ends_with_its_time_and_when_it_is_switched_off() {
+    on_all(|mut world| {
+        world.server(2, "a")?;
+        world.server(3, "b")?;
+        let client = world.pod(9)?;
+        let mut sticky = service(CLUSTER_IP, &[2, 3])?;
+        sticky.affinity_seconds = NonZeroU32::new(1);
+        world.serve(sticky.clone())?;
+        until_another_answers(&client, &client.ask_tcp(CLUSTER_IP)?)?;
+        world.serve(service(CLUSTER_IP, &[2, 3])?)?;
+        assert_eq!(names(&client, CLUSTER_IP, 40)?.len(), 2, "switched off");
+        sticky.affinity_seconds = NonZeroU32::new(600);
+        world.serve(sticky)?;
+        assert_eq!(names(&client, CLUSTER_IP, 15)?.len(), 1, "and on again");
+        Ok(())
+    });
+}
+
+#[test]
+fn an_internal_local_policy_leads_to_endpoints_of_this_node_or_nowhere() {
+    on_all(|mut world| {
+        world.server(2, "a")?;
+        world.server(3, "b")?;
+        let client = world.pod(9)?;
+        let mut web = service(CLUSTER_IP, &[2, 3])?;
+        web.internal_policy = Policy::Local;
+        web.endpoints[1].local = false;
+        world.serve(web.clone())?;
+        assert_eq!(names(&client, CLUSTER_IP, 20)?.into_keys().collect::<String>(), "a");
+        assert_eq!(client.ask_tcp(CLUSTER_IP)?, "a 10.244.1.9");
+        web.endpoints[0].local = false;
+        world.serve(web)?;
+        let error = client.ask_tcp(CLUSTER_IP).unwrap_err();
+        let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        assert_eq!(kind, Some(std::io::ErrorKind::TimedOut), "endpoints elsewhere: {error:#}");
+        Ok(())
+    });
+}
+
+#[test]
+fn sctp_packets_find_their_service_and_the_answers_their_way_back() {
+    on_all(|mut world| {
+        let (server, client) = (world.pod(2)?, world.pod(9)?);
+        let mut signal = service("10.96.0.10:9000", &[2])?;
+        (signal.protocol, signal.node_port) = (Protocol::Sctp, Some(port(30090)?));
+        world.serve(signal)?;
+        for (from, source, to) in [
+            (&client, "10.244.1.9:4001", "10.96.0.10:9000"),
+            (&client, "10.244.1.9:4002", "10.244.1.1:30090"),
+            (&world.neighbour, "192.0.2.2:4003", "192.0.2.1:30090"),
+        ] {
+            let (arrived, seen) = sctp::associate((from, source.parse()?), to.parse()?, &server)?;
+            assert_eq!(arrived.to_string(), "10.244.1.2:8080");
+            assert_eq!(seen.to_string(), to, "the answer comes from where the client sent to");
         }
         Ok(())
     });

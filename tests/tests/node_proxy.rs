@@ -149,12 +149,25 @@ fn a_table_of_nftables_that_is_taken_away_comes_back() -> Result<()> {
     let mut world = World::new(&[("web.yaml", &web())], &["--proxy-mode=nftables"])?;
     ensure!(world.answer(WEB)?.starts_with("a "));
     ensure!(!world.node.command("iptables-save", &[])?.contains("KUBE-SERVICES"));
+    let node = world.node.clone();
+    world.agent.wait("count of what came", SOON, |agent| {
+        node.ask_tcp(WEB)?;
+        node.ask_tcp("192.0.2.10:30080")?;
+        let listed: serde_json::Value = serde_json::from_str(&agent.print(&["services", "-o", "json"])?)?;
+        let port = &listed["services"][0]["ports"][0];
+        let (packets, bytes) = (port["packets"].as_u64(), port["bytes"].as_u64());
+        // Two connections at least, each of whose first packets has 40 bytes and more.
+        Ok((packets >= Some(2) && bytes >= Some(80)).then_some(()))
+    })?;
     std::thread::sleep(Duration::from_secs(3));
     let before = rules(&world.node)?;
     for wipe in [
         "nft delete table ip kube-proxy",
         "nft flush chain ip kube-proxy services",
         "nft flush map ip kube-proxy service-ips",
+        // As many elements as before.
+        "nft 'delete element ip kube-proxy service-ips { 10.96.0.10 . tcp . 80 }; \
+         add element ip kube-proxy service-ips { 10.96.0.10 . tcp . 80 : drop }'",
         "nft flush ruleset",
     ] {
         world.node.command("sh", &["-ec", wipe])?;
@@ -184,6 +197,16 @@ fn rules_in_the_older_tables_come_back_too() -> Result<()> {
             .agent
             .wait(&format!("repair after {wipe}"), SOON, |_| Ok((count(save(&node)?) == before).then_some(())))?;
     }
+    // As many rules, and as large: only what they say differs.
+    let to = |address: &str| format!("--to-destination {address}:8080");
+    let text = save(&world.node)?;
+    let rule = text.lines().find(|line| line.contains(&to("192.0.2.21"))).context("the endpoint's rule")?;
+    let rule = rule.replace("192.0.2.21", "192.0.2.22").replacen("-A KUBE-SEP-", "-R KUBE-SEP-", 1);
+    let (chain, rest) = rule.split_at(rule.find(" -p").context("a match")?);
+    world.node.command("sh", &["-ec", &format!("iptables-legacy -t nat {chain} 2{rest}")])?;
+    let node = world.node.clone();
+    let back = |_: &Agent| Ok(save(&node)?.contains(&to("192.0.2.21")).then_some(()));
+    world.agent.wait("repair of a rule that was replaced", SOON, back)?;
     ensure!(world.answer(WEB)?.starts_with("a "));
     world.agent.interrupt(SOON)
 }
@@ -262,22 +285,42 @@ fn a_tcp_client_that_asked_too_early_gets_through() -> Result<()> {
 }
 
 #[test]
-fn a_udp_client_follows_an_endpoint_that_moved() -> Result<()> {
+fn a_udp_client_follows_an_endpoint_that_moved_also_while_the_agent_was_away() -> Result<()> {
     let dns = |at: &[&str]| {
         let spec = "{clusterIP: 10.96.0.53, type: NodePort, ports: [{port: 53, protocol: UDP, nodePort: 30053}]}";
         service("dns", spec) + &slice("dns", "port: 5353, protocol: UDP", at)
     };
     let mut world = World::new(&[("dns.yaml", &dns(&[]))], &[])?;
-    let clients = [("192.0.2.10:30053", &world.neighbours[&30]), ("10.96.0.53:53", &world.node)];
-    let clients = clients.map(|(address, from)| from.udp_client(address));
-    for (at, name) in [("192.0.2.21", "a "), ("192.0.2.22", "b "), ("192.0.2.21", "a ")] {
+    let mut clients = vec![world.neighbours[&30].udp_client("192.0.2.10:30053")?];
+    for _ in 0..7 {
+        clients.push(world.node.udp_client("10.96.0.53:53")?);
+    }
+    for (at, name, is_restarted) in [
+        ("192.0.2.21", "a ", false),
+        ("192.0.2.22", "b ", false),
+        ("192.0.2.21", "a ", true),
+        ("192.0.2.22", "b ", true),
+    ] {
+        if is_restarted {
+            world.agent.kill()?;
+        }
         world.agent.write("dns.yaml", &dns(&[at]))?;
+        if is_restarted {
+            world.agent.start()?;
+        }
         for client in &clients {
-            let client = client.as_ref().map_err(|error| anyhow::anyhow!("{error:#}"))?;
             // The same socket goes on sending: without help its connection would stay where it was for ever.
             let heard = |_: &Agent| Ok(client.ask().ok().filter(|answer| answer.starts_with(name)));
             world.agent.wait(&format!("answer from {at}"), SOON, heard)?;
         }
+    }
+    // Another endpoint comes, and nobody who is well served is moved.
+    world.agent.write("dns.yaml", &dns(&["192.0.2.21", "192.0.2.22"]))?;
+    let node = world.node.clone();
+    let new = |_: &Agent| Ok(node.ask_udp("10.96.0.53:53").ok().filter(|answer| answer.starts_with("a ")));
+    world.agent.wait("a new client at the new endpoint", SOON, new)?;
+    for client in &clients {
+        ensure!(client.ask()?.starts_with("b "), "a connection that was good was forgotten");
     }
     world.ends_clean()
 }
@@ -460,11 +503,21 @@ fn health_and_metrics_answer_as_kube_proxys() -> Result<()> {
         ensure!(metrics.contains(name), "{name}\n{metrics}");
     }
     ensure!(http(&node, "127.0.0.1:10249", "/proxyMode")?.1 == "iptables");
+    // Everything is listed at the start, and nothing for a change.
+    let counted = |kind: &str| -> Result<u64> {
+        let (_, metrics) = http(&node, "127.0.0.1:10249", "/metrics")?;
+        let name = format!("kubeproxy_sync_{kind}_proxy_rules_duration_seconds_count{{ip_family=\"IPv4\"}} ");
+        Ok(metrics.lines().find_map(|line| line.strip_prefix(&name)).unwrap_or("0").parse()?)
+    };
+    let (full, partial) = (counted("full")?, counted("partial")?);
+    ensure!(full > 0, "{metrics}");
     world.agent.write("edge.yaml", &edge("another-node"))?;
     let client = world.neighbours[&30].clone();
     world.agent.wait("503 without local endpoints", SOON, |_| {
         Ok(http(&client, "192.0.2.10:31999", "/").ok().filter(|(status, _)| *status == 503))
     })?;
+    world.agent.wait("a sync of what changed", SOON, |_| Ok((counted("partial")? > partial).then_some(())))?;
+    ensure!(counted("full")? == full, "a change listed the whole table");
     world.agent.remove("edge.yaml")?;
     let closed = |_: &Agent| Ok(http(&client, "192.0.2.10:31999", "/").is_err().then_some(()));
     world.agent.wait("closed health check port", SOON, closed)?;

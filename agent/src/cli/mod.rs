@@ -87,6 +87,7 @@ enum Command {
 /// # Errors
 /// What went wrong, for a person.
 pub fn main() -> anyhow::Result<ExitCode> {
+    crate::heap::configure();
     let cli = Cli::parse();
     // Two threads: the work is waiting, and what computes (unpacking, hashing) has the blocking pool.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;

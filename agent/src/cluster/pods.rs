@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::mirrors::mirrored;
 use super::range::needs_address;
 use super::refs::Refs;
+use super::services::feed_of_services;
 use super::tokens::AccountTokens;
 use crate::api::{Client, Feed, Set, Sets, follow, path_of_all};
 use crate::names::{ObjectName, PodUid};
@@ -41,7 +42,7 @@ pub fn own_node(client: &Client, node: &str, stop: &CancellationToken) -> Sets<N
 
 /// Follows all Services.
 pub fn services(client: &Client, stop: &CancellationToken) -> Sets<Service> {
-    follow(client.clone(), feed::<Service>(None), stop.child_token())
+    follow(client.clone(), feed_of_services(None), stop.child_token())
 }
 
 pub(super) fn feed<T: k8s_openapi::Resource + DeserializeOwned>(fields: Option<String>) -> Feed<T> {

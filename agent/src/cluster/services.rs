@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::pods::feed;
 use crate::api::{ApiError, Client, Feed, Patience, Sets, discovery, follow, path_of_all};
 use crate::errors::chain;
+use crate::proxy::rows::lean;
 use crate::proxy::{NodeFacts, Slice, Snapshot, Snapshots};
 
 /// Objects that another proxy serves, or that have no virtual address: kube-proxy's selection (KEP-2447).
@@ -42,11 +43,16 @@ pub fn snapshots(
         let Some(kind) = stop.run_until_cancelled(found(&client)).await else { return };
         tracing::debug!(?kind, "endpoints are followed");
         let labels = Some(NOT_OURS.to_owned());
-        let services = follow(client.clone(), Feed { labels: labels.clone(), ..feed::<Service>(None) }, stop.clone());
+        let services = follow(client.clone(), feed_of_services(labels.clone()), stop.clone());
         let slices = follow(client, Feed { labels, ..kind.feed() }, stop.clone());
         stop.run_until_cancelled(join(services, slices, nodes, sender)).await;
     };
     (receiver, work)
+}
+
+/// Services with what is read of them on a node.
+pub(super) fn feed_of_services(labels: Option<String>) -> Feed<Service> {
+    Feed { labels, decode: |object| serde_json::from_value(object).map(lean).map(Some), ..feed(None) }
 }
 
 /// Asks until the server has said what it has: what is missing decides how to go on.

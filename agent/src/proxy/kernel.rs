@@ -12,10 +12,10 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::Instant;
 
-use super::memory;
 use super::owner::{Owner, Taken};
 use super::rules::{Rules, Written};
 use super::settings::Mode;
+use crate::heap;
 
 /// Lines of a transaction from which on what it leaves behind is worth a look.
 const BURST: usize = 5_000;
@@ -122,7 +122,7 @@ impl Kernel {
             let ours = outcomes.iter().map(count).sum::<Option<u32>>();
             self.settle(&mut own, ours);
             if outcomes.iter().any(Outcome::is_burst) {
-                memory::give_back();
+                heap::give_back();
             }
             (self, outcomes)
         };
@@ -131,10 +131,10 @@ impl Kernel {
 
     /// After our own writing, with so many commits if they could be counted.
     fn settle(&mut self, own: &mut u32, ours: Option<u32>) {
-        let made = self.families.iter().find_map(Rules::commits).unwrap_or_default();
+        let made = self.families.iter().find_map(|rules| rules.watched.commits()).unwrap_or_default();
         *own = own.wrapping_add(made);
         for rules in &mut self.families {
-            rules.settle(*own, ours);
+            rules.watched.settle(*own, ours);
         }
     }
 
@@ -174,12 +174,28 @@ impl Kernel {
         for rules in &mut self.families {
             rules.look(*own);
         }
-        self.families.iter().any(|rules| rules.is_suspect)
+        self.families.iter().any(|rules| rules.watched.is_suspect())
+    }
+
+    /// Whether there are tables that only reading tells of.
+    pub(super) fn is_read_due(&self, now: Instant) -> bool {
+        self.families.iter().any(|rules| rules.watched.is_read_due(now))
+    }
+
+    /// Reads them.
+    pub(super) async fn read(mut self, now: Instant) -> Result<Self, KernelError> {
+        let turn = self.turns.take().await;
+        let work = move || {
+            self.families.iter_mut().for_each(|rules| rules.read(now));
+            drop(turn);
+            self
+        };
+        Ok(spawn_blocking(work).await?)
     }
 
     /// Everything is looked at when the next repair is due.
     pub(super) fn suspect(&mut self) {
-        self.families.iter_mut().for_each(|rules| rules.is_suspect = true);
+        self.families.iter_mut().for_each(|rules| rules.watched.suspect());
     }
 
     /// When something that the kernel refused is to be tried again.
@@ -192,7 +208,7 @@ impl Kernel {
         let mut own = self.turns.take().await;
         let work = move || {
             let mut repaired = Ok(0);
-            for rules in self.families.iter_mut().filter(|rules| rules.is_suspect) {
+            for rules in self.families.iter_mut().filter(|rules| rules.watched.is_suspect()) {
                 match (rules.repair(), &mut repaired) {
                     (Ok(done), Ok(count)) => *count += usize::from(done),
                     (Err(error), Ok(_)) => repaired = Err(error),

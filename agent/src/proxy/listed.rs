@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
-use netfilter::iptables::Count;
-use netfilter::{Endpoint, Model, ServicePort, ServicePortName};
+use netfilter::apply::{ApplyError, Iptables, Nft};
+use netfilter::{Count, Endpoint, Family, Model, ServicePort, ServicePortName};
 use serde::{Deserialize, Serialize};
 
+use super::settings::Mode;
 use crate::names::ObjectName;
 
 /// The Services, and what of them the kernel was told to do last. What it does not take is told in events.
@@ -17,6 +18,8 @@ pub struct Listed {
     pub services: Arc<BTreeMap<ObjectName, Arc<Service>>>,
     /// One for each family.
     pub models: Vec<Arc<Model>>,
+    /// Where the rules are.
+    pub mode: Mode,
 }
 
 /// A Service.
@@ -49,6 +52,24 @@ pub struct PortRow {
     pub packets: Option<u64>,
     /// Bytes of their first packets.
     pub bytes: Option<u64>,
+}
+
+/// What came for each service port, by its name; asks the kernel, and waits for it. What cannot be counted is left out: the
+/// list is worth more than its figures.
+pub fn counts(listed: &Listed) -> BTreeMap<String, Count> {
+    let families = listed.models.iter().filter(|model| !model.services().is_empty()).map(|model| model.family());
+    let mut sums = BTreeMap::<_, Count>::new();
+    for (name, count) in families.filter_map(|family| counts_of(listed.mode, family).ok()).flatten() {
+        sums.entry(name).or_default().add(count);
+    }
+    sums
+}
+
+fn counts_of(mode: Mode, family: Family) -> Result<BTreeMap<String, Count>, ApplyError> {
+    match mode {
+        Mode::Iptables => Iptables::find(family)?.counts(),
+        Mode::Nftables => Nft::find()?.counts(family),
+    }
 }
 
 /// The rows of a list, by name, with what was counted for each service port.
@@ -105,6 +126,7 @@ mod tests {
                     .into(),
             ),
             models: vec![Arc::new(model)],
+            ..Listed::default()
         };
         let counts = [("demo/web:http".to_owned(), Count { packets: 3, bytes: 180 })].into();
         expect![[r#"

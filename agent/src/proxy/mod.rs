@@ -17,7 +17,6 @@ mod kernel; // both families' rules, and the right to change them
 mod listed; // what is programmed, for people to see
 mod local; // how packets of pods are recognised
 mod measured; // what came of a sync, in figures
-mod memory; // what a burst leaves behind
 mod metrics; // kube-proxy's figures
 pub mod owner; // who may change rules
 mod repairs; // when everything is looked at again
@@ -30,11 +29,12 @@ pub mod standalone; // manifests and pods as a source
 mod sync; // the task: what to do when
 mod sysctls; // kernel parameters
 mod told; // what people are told
+mod watched; // whether somebody else wrote
 
 pub use compile::model_of;
 pub use endpoints::ready_count;
 pub use kernel::Turns;
-pub use listed::{Listed, PortRow, ServiceRow, rows as listed_rows};
+pub use listed::{Listed, PortRow, ServiceRow, counts as listed_counts, rows as listed_rows};
 pub use local::{BadDetect, Detect, LocalMode};
 pub use settings::{BadNodePorts, Mode, NodePorts, Settings};
 pub use slice::{Group, Slice, SliceAddress, SlicePort};

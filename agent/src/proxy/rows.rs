@@ -5,6 +5,7 @@ use std::num::{NonZeroU16, NonZeroU32};
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use netfilter::{BadName, Family, Policy, Protocol, ServicePortName};
 
 use crate::names::ObjectName;
@@ -64,6 +65,50 @@ pub fn rows<'a>(
     let ports =
         address.and(spec).into_iter().flat_map(|spec| spec.ports.iter().flatten().map(move |port| (spec, port)));
     ports.zip(address.into_iter().cycle()).map(move |((spec, port), address)| row(name, service, spec, port, address))
+}
+
+/// A Service of the API with what is read here and for environment variables, without room to grow. Of thousands of them
+/// the rest, a kilobyte and a half each, would be most of the memory.
+pub fn lean(service: Service) -> Service {
+    let ObjectMeta { name, namespace, labels, .. } = service.metadata;
+    let mut labels = labels.unwrap_or_default();
+    labels.retain(|label, _| [OTHER_PROXY, HEADLESS].contains(&label.as_str()));
+    let labels = Some(labels).filter(|labels| !labels.is_empty());
+    let metadata = ObjectMeta { name, namespace, labels, ..ObjectMeta::default() };
+    Service { metadata, spec: service.spec.map(lean_spec), status: service.status }
+}
+
+fn lean_spec(spec: ServiceSpec) -> ServiceSpec {
+    let first = spec.cluster_ip.clone();
+    ServiceSpec {
+        type_: spec.type_,
+        cluster_ip: spec.cluster_ip,
+        // Most Services have one address, which is said already.
+        cluster_ips: shrunk(spec.cluster_ips).filter(|all| !all.iter().eq(&first)),
+        ports: shrunk(spec.ports.map(|ports| ports.into_iter().map(lean_port).collect())),
+        external_ips: shrunk(spec.external_ips),
+        external_traffic_policy: unless(spec.external_traffic_policy, "Cluster"),
+        internal_traffic_policy: unless(spec.internal_traffic_policy, "Cluster"),
+        load_balancer_source_ranges: shrunk(spec.load_balancer_source_ranges),
+        session_affinity: unless(spec.session_affinity, "None"),
+        session_affinity_config: spec.session_affinity_config,
+        health_check_node_port: spec.health_check_node_port,
+        ..ServiceSpec::default()
+    }
+}
+
+fn lean_port(port: ServicePort) -> ServicePort {
+    let protocol = unless(port.protocol, "TCP");
+    ServicePort { name: port.name, port: port.port, node_port: port.node_port, protocol, ..ServicePort::default() }
+}
+
+/// What is not said means the default anyway.
+fn unless(value: Option<String>, default: &str) -> Option<String> {
+    value.filter(|value| value != default)
+}
+
+fn shrunk<T>(list: Option<Vec<T>>) -> Option<Vec<T>> {
+    list.filter(|list| !list.is_empty()).map(|list| list.into_boxed_slice().into_vec())
 }
 
 /// No other proxy is named, and it is not marked headless: labels without a value count too.
@@ -195,8 +240,13 @@ mod tests {
 
     fn check(object: Value, family: Family, expected: &Expect) {
         let service: Service = serde_json::from_value(object).unwrap();
+        expected.assert_eq(&printed(&service, family));
+        expected.assert_eq(&printed(&lean(service), family));
+    }
+
+    fn printed(service: &Service, family: Family) -> String {
         let mut lines = String::new();
-        for row in rows(&ObjectName::new("demo", "web"), &service, family) {
+        for row in rows(&ObjectName::new("demo", "web"), service, family) {
             lines += &match row {
                 Err(bad) => format!("{bad}\n"),
                 Ok(Row { name, rules, .. }) => format!(
@@ -215,7 +265,18 @@ mod tests {
                 ),
             };
         }
-        expected.assert_eq(&lines);
+        lines
+    }
+
+    #[test]
+    fn what_nobody_reads_is_not_kept() {
+        let object = json!({"metadata": {"name": "web", "namespace": "demo", "uid": "1", "labels": {"app": "web", HEADLESS: ""},
+                "annotations": {"a": "b"}},
+            "spec": {"type": "ClusterIP", "clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1"], "sessionAffinity": "None",
+                "selector": {"app": "web"}, "ports": [{"port": 80, "protocol": "TCP", "targetPort": 8080}]},
+            "status": {"loadBalancer": {}}});
+        expect![[r#"{"apiVersion":"v1","kind":"Service","metadata":{"labels":{"service.kubernetes.io/headless":""},"name":"web","namespace":"demo"},"spec":{"clusterIP":"10.0.0.1","ports":[{"port":80}],"type":"ClusterIP"},"status":{"loadBalancer":{}}}"#]]
+        .assert_eq(&serde_json::to_string(&lean(serde_json::from_value(object).unwrap())).unwrap());
     }
 
     #[test]

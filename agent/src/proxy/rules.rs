@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use netfilter::apply::{ApplyError, Backend, Fingerprint, Iptables, Nft, Watch};
+use netfilter::apply::{ApplyError, Backend, Iptables, Nft};
 use netfilter::iptables::{Jump, Table};
 use netfilter::{Family, Model, NodeConfig, Ruleset, Transaction, nft};
 use tokio::time::Instant;
@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::isolated::Isolated;
 use super::settings::Mode;
 use super::sysctls;
+use super::watched::Watched;
 
 /// So many service ports may be refused in one go; with more than that it is not the services' fault.
 const MOST_REFUSED: usize = 8;
@@ -23,12 +24,8 @@ pub(super) struct Rules {
     /// Whether the other mode's rules are still to be removed.
     is_other_mode_there: bool,
     isolated: Isolated,
-    watch: Option<Watch>,
-    last: Option<Fingerprint>,
-    /// How many commits this agent had made then.
-    own: u32,
-    /// Somebody may have written in between.
-    pub(super) is_suspect: bool,
+    /// Whether somebody else wrote.
+    pub(super) watched: Watched,
 }
 
 enum Tool {
@@ -65,18 +62,14 @@ impl Rules {
         if family == Family::V6 && !is_supported(&tool) {
             return Ok(None);
         }
-        // Without a socket to ask, changes from outside stay unseen until the next full look.
-        let watch = Watch::open(family, backend).ok();
+        let watched = Watched::open(family, backend, mode);
         Ok(Some(Self {
             family,
             tool,
             is_sure: false,
             is_other_mode_there: true,
             isolated: Isolated::default(),
-            watch,
-            last: None,
-            own: 0,
-            is_suspect: false,
+            watched,
         }))
     }
 
@@ -118,7 +111,7 @@ impl Rules {
         if !self.is_sure {
             return Ok(false);
         }
-        self.is_suspect = false;
+        let is_touched = self.watched.begin_repair();
         match &self.tool {
             Tool::Iptables(tool, rules) => {
                 let found = tool.save(None)?;
@@ -128,41 +121,27 @@ impl Rules {
                 Ok(!transaction.is_empty() || !jumps.is_empty())
             }
             Tool::Nft(tool, rules) => {
-                if tool.census(self.family)? == Some(nft::Census::of(rules)) {
+                // Counting shows what is missing, not what was replaced: where somebody wrote, all is written again.
+                if !is_touched && tool.census(self.family)? == Some(nft::Census::of(rules)) {
                     return Ok(false);
                 }
                 take_over_table(tool, rules)?;
+                self.watched.repaired();
                 Ok(true)
             }
         }
     }
 
-    /// Whether somebody has written since the last look, where this agent has made `own` commits. One system call.
+    /// Whether somebody has written since the last look, where this agent has made `own` commits.
     pub(super) fn look(&mut self, own: u32) {
-        let now = self.fingerprint();
-        self.is_suspect |= match (self.last, now) {
-            (Some(last), Some(now)) => match now.commits_since(last) {
-                Some(commits) => commits != own.wrapping_sub(self.own),
-                None => now != last,
-            },
-            (last, now) => last.is_some() != now.is_some() && self.is_sure,
-        };
-        (self.last, self.own) = (now, own);
+        self.watched.look(own, self.is_sure);
     }
 
-    /// How many commits were made since the last look; `None` where nobody counts.
-    pub(super) fn commits(&self) -> Option<u32> {
-        self.fingerprint()?.commits_since(self.last?)
-    }
-
-    /// After our own writing. With more commits than `ours` somebody wrote at the same time.
-    pub(super) fn settle(&mut self, own: u32, ours: Option<u32>) {
-        self.is_suspect |= ours.is_none() || self.commits().is_some_and(|commits| Some(commits) != ours);
-        (self.last, self.own) = (self.fingerprint(), own);
-    }
-
-    fn fingerprint(&self) -> Option<Fingerprint> {
-        self.watch.as_ref()?.fingerprint().ok()
+    /// The same where nobody counts and only reading tells. Blocks.
+    pub(super) fn read(&mut self, now: Instant) {
+        if self.is_sure && self.watched.is_read_due(now) {
+            self.watched.read(now);
+        }
     }
 
     /// Removes every rule and chain that is ours.

@@ -12,9 +12,10 @@ use super::snapshot::NodeFacts;
 use super::sysctls::Conntrack;
 
 /// How rules get into the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
     /// In the chains of kube-proxy's iptables mode, by whichever iptables this machine uses.
+    #[default]
     Iptables,
     /// In the table of kube-proxy's nftables mode.
     Nftables,

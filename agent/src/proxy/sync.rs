@@ -151,7 +151,8 @@ impl Sync {
 
     fn listed(&self) -> Listed {
         let services = self.seen.as_ref().map(|seen| seen.services.clone()).unwrap_or_default();
-        Listed { services, models: self.compiler.models().into_iter().cloned().collect() }
+        let models = self.compiler.models().into_iter().cloned().collect();
+        Listed { services, models, mode: self.settings.mode }
     }
 
     /// Something is new.
@@ -310,6 +311,9 @@ impl Sync {
     /// Puts right what somebody else took away.
     async fn look(&mut self) {
         let now = Instant::now();
+        if self.kernel.as_ref().is_some_and(|kernel| kernel.is_read_due(now)) {
+            self.read(now).await;
+        }
         let Some(kernel) = &mut self.kernel else { return };
         if self.repairs.are_overdue(now) {
             kernel.suspect();
@@ -323,12 +327,22 @@ impl Sync {
                 self.kernel = Some(kernel);
                 self.repaired(result, now.elapsed());
             }
-            Err(error) => {
-                // With the thread went what we knew: the next one takes over what is there.
-                self.told.log(chain(&error));
-                self.due = Some(Instant::now());
-            }
+            Err(error) => self.lost(&error),
         }
+    }
+
+    async fn read(&mut self, now: Instant) {
+        let Some(kernel) = self.kernel.take() else { return };
+        match kernel.read(now).await {
+            Ok(kernel) => self.kernel = Some(kernel),
+            Err(error) => self.lost(&error),
+        }
+    }
+
+    /// With the thread went what we knew: the next one takes over what is there.
+    fn lost(&mut self, error: &KernelError) {
+        self.told.log(chain(error));
+        self.due = Some(Instant::now());
     }
 
     fn repaired(&mut self, result: Result<usize, netfilter::apply::ApplyError>, took: Duration) {

@@ -175,6 +175,8 @@ pub(super) fn service(service: &mut Service) {
     or(&mut spec.type_, "ClusterIP");
     or(&mut spec.session_affinity, "None");
     or(&mut spec.internal_traffic_policy, "Cluster");
+    // One port is read into room for four, and there may be thousands of Services.
+    spec.ports.iter_mut().for_each(Vec::shrink_to_fit);
     for port in spec.ports.iter_mut().flatten() {
         or(&mut port.protocol, "TCP");
         let same = k8s_openapi::apimachinery::pkg::util::intstr::IntOrString::Int(port.port);

@@ -2,8 +2,9 @@
 
 use super::run::{Command, Output, message};
 use super::{ApplyError, LONG_OUTPUT, RESTORE_DEADLINE, SAVE_DEADLINE, SHORT_DEADLINE, SHORT_OUTPUT, Version, find};
-use crate::Family;
-use crate::nft::{Batch, Census, Found, TABLE, Transaction};
+use crate::nft::{Batch, Census, Found, TABLE, Transaction, counts};
+use crate::{Count, Family};
+use std::collections::BTreeMap;
 use std::thread;
 use std::time::Duration;
 
@@ -61,6 +62,14 @@ impl Nft {
     /// If the program failed or took too long.
     pub fn census(&self, family: Family) -> Result<Option<Census>, ApplyError> {
         Ok(self.list("--numeric", family)?.map(|listing| Census::parse(&listing)))
+    }
+
+    /// What came for each service port of a family, by its name: see [`counts`]. Lists everything.
+    ///
+    /// # Errors
+    /// If the program failed or took too long.
+    pub fn counts(&self, family: Family) -> Result<BTreeMap<String, Count>, ApplyError> {
+        Ok(self.list("--numeric", family)?.map(|listing| counts(&listing)).unwrap_or_default())
     }
 
     fn list(&self, how: &'static str, family: Family) -> Result<Option<String>, ApplyError> {

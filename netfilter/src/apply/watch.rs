@@ -1,9 +1,11 @@
 //! Whether anybody changed the rules since they were last looked at.
 //!
 //! Listing rules to find out would cost a second with thousands of services. nftables counts its commits,
-//! and the older tables tell how many entries they have: both cost one system call to ask.
+//! and the older tables tell how many entries they have: both cost one system call to ask. What the entries of
+//! the older tables say is read now and then.
 
-use super::Backend;
+use super::netlink::{HEADER, NFGEN, attribute};
+use super::{Backend, entries};
 use crate::Family;
 use nix::errno::Errno;
 use nix::libc;
@@ -23,12 +25,13 @@ const NLM_F_REQUEST: u16 = 1;
 const NLMSG_ERROR: u16 = 2;
 /// NFTA_GEN_ID.
 const GENERATION_ID: u16 = 1;
-/// Bytes of a netlink header, of what nftables puts behind it, and of an attribute's header.
-const HEADER: usize = 16;
-const NFGEN: usize = 4;
-const ATTRIBUTE: usize = 4;
-/// IPT_SO_GET_INFO and IP6T_SO_GET_INFO.
+/// IPT_SO_GET_INFO and IPT_SO_GET_ENTRIES, and the same numbers of IPv6.
 const GET_INFO: libc::c_int = 64;
+const GET_ENTRIES: libc::c_int = 65;
+/// The tables in which rules of services are.
+const TABLES: [&str; 2] = ["nat", "filter"];
+/// The most that is read of a table: ten times what 10,000 services need.
+const LONGEST_TABLE: u32 = 512 << 20;
 
 /// Looks at the rules of the network namespace in which it was opened.
 #[derive(Debug)]
@@ -86,7 +89,7 @@ impl Watch {
     pub fn fingerprint(&self) -> io::Result<Fingerprint> {
         let seen = match self.backend {
             Backend::Nft => Seen::Generation(self.generation()?),
-            Backend::Legacy => Seen::Entries([self.entries("nat")?, self.entries("filter")?]),
+            Backend::Legacy => Seen::Entries([self.entries(TABLES[0])?, self.entries(TABLES[1])?]),
         };
         Ok(Fingerprint(seen))
     }
@@ -106,23 +109,57 @@ impl Watch {
     }
 
     fn entries(&self, table: &str) -> io::Result<(u32, u32)> {
-        let level = match self.family {
-            Family::V4 => libc::IPPROTO_IP,
-            Family::V6 => libc::IPPROTO_IPV6,
-        };
         let mut info = TableInfo::named(table);
-        let mut length = libc::socklen_t::try_from(size_of::<TableInfo>()).map_err(io::Error::other)?;
-        // SAFETY: the option takes and fills exactly one `TableInfo` (struct ipt_getinfo); pointer and length
-        // describe one that lives until after the call.
-        let result = unsafe {
-            libc::getsockopt(self.socket.as_raw_fd(), level, GET_INFO, (&raw mut info).cast(), &raw mut length)
-        };
-        match Errno::result(result) {
-            Ok(_) => Ok((info.entries, info.size)),
+        // SAFETY: a `TableInfo` is plain numbers without padding.
+        let bytes = unsafe { std::slice::from_raw_parts_mut((&raw mut info).cast::<u8>(), size_of::<TableInfo>()) };
+        match self.ask(GET_INFO, bytes) {
+            Ok(()) => Ok((info.entries, info.size)),
             // Nobody made the table, or the kernel has none of the kind.
             Err(Errno::ENOENT | Errno::ENOPROTOOPT) => Ok((0, 0)),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// What the rules of the older tables say, as a number that differs when any of them does; `None` with nftables, whose
+    /// commits are counted. Reads them all: 12 MB with 5,000 services.
+    ///
+    /// # Errors
+    /// If the kernel does not answer as expected, or somebody writes at the same time.
+    pub fn contents(&self) -> io::Result<Option<u64>> {
+        if self.backend == Backend::Nft {
+            return Ok(None);
+        }
+        let [nat, filter] = TABLES.map(|table| self.contents_of(table));
+        Ok(Some(nat? ^ filter?.rotate_left(1)))
+    }
+
+    fn contents_of(&self, table: &str) -> io::Result<u64> {
+        let (_, size) = self.entries(table)?;
+        if size == 0 {
+            return Ok(0);
+        }
+        if size > LONGEST_TABLE {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        // struct ipt_get_entries: the name, the size, and padding before the entries.
+        let mut answer = TableInfo::named(table).name.to_vec();
+        answer.extend(size.to_ne_bytes());
+        let entries = answer.len().next_multiple_of(8);
+        answer.resize(entries + usize::try_from(size).map_err(io::Error::other)?, 0);
+        self.ask(GET_ENTRIES, &mut answer)?;
+        entries::hash(answer.get(entries..).unwrap_or_default(), self.family).ok_or_else(strange)
+    }
+
+    fn ask(&self, option: libc::c_int, answer: &mut [u8]) -> Result<(), Errno> {
+        let level = match self.family {
+            Family::V4 => libc::IPPROTO_IP,
+            Family::V6 => libc::IPPROTO_IPV6,
+        };
+        let mut length = libc::socklen_t::try_from(answer.len()).map_err(|_| Errno::EINVAL)?;
+        let socket = self.socket.as_raw_fd();
+        // SAFETY: pointer and length describe a buffer that lives until after the call, and the kernel writes no further.
+        let result = unsafe { libc::getsockopt(socket, level, option, answer.as_mut_ptr().cast(), &raw mut length) };
+        Errno::result(result).map(drop)
     }
 }
 
@@ -154,20 +191,9 @@ fn read_generation(answer: &[u8]) -> io::Result<u32> {
     }
 }
 
-fn generation_id(mut attributes: &[u8]) -> io::Result<u32> {
-    while let (Some(length), Some(kind)) = (number(attributes, 0), number(attributes, 2)) {
-        let length = usize::from(length);
-        let value = attributes.get(ATTRIBUTE..length).ok_or_else(strange)?;
-        if kind == GENERATION_ID {
-            return Ok(u32::from_be_bytes(value.try_into().map_err(|_| strange())?));
-        }
-        attributes = attributes.get(length.next_multiple_of(4)..).unwrap_or_default();
-    }
-    Err(strange())
-}
-
-fn number(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+fn generation_id(attributes: &[u8]) -> io::Result<u32> {
+    let value = attribute(attributes, GENERATION_ID).ok_or_else(strange)?;
+    Ok(u32::from_be_bytes(value.try_into().map_err(|_| strange())?))
 }
 
 fn error_in(answer: &[u8]) -> io::Error {

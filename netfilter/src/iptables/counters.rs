@@ -1,15 +1,7 @@
 //! What came for each service port, as the kernel counts it.
 
+use crate::Count;
 use std::collections::BTreeMap;
-
-/// How much matched some rules.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Count {
-    /// Packets.
-    pub packets: u64,
-    /// Bytes in them.
-    pub bytes: u64,
-}
 
 /// What follows a service port's name in the comment of a rule that leads to its chains.
 const WAYS: [&str; 4] = [" cluster IP", " external IP", " loadbalancer IP", ""];
@@ -22,9 +14,7 @@ const WAYS: [&str; 4] = [" cluster IP", " external IP", " loadbalancer IP", ""];
 pub fn counts(text: &str) -> BTreeMap<String, Count> {
     let mut counts = BTreeMap::<_, Count>::new();
     for (name, count) in text.lines().filter_map(counted) {
-        let sum = counts.entry(name.to_owned()).or_default();
-        sum.packets = sum.packets.saturating_add(count.packets);
-        sum.bytes = sum.bytes.saturating_add(count.bytes);
+        counts.entry(name.to_owned()).or_default().add(count);
     }
     counts
 }

@@ -1,6 +1,7 @@
 //! Chains and elements of one service port.
 
 use super::base::{MARK, REJECT, local_traffic_match};
+use super::counters::COUNTER;
 use super::object::{Chain, Element, Object, Set, endpoint_base, ip, service_base};
 use crate::select::{self, Selection, Verdict};
 use crate::{Endpoint, Family, NodeConfig, Policy, ServicePort, ServicePortName};
@@ -127,7 +128,10 @@ impl View<'_> {
         {
             let used = if policy == Policy::Cluster { select::uses_cluster } else { select::uses_local };
             if !endpoints.is_empty() && used(self.service) {
-                chains.push(Chain::new(self.chain_for(policy), self.balance(endpoints)));
+                let mut rules = self.balance(endpoints);
+                // Before any match: every connection that comes here is counted once.
+                rules.iter_mut().take(1).for_each(|rule| rule.insert_str(0, COUNTER));
+                chains.push(Chain::new(self.chain_for(policy), rules));
             }
         }
         if self.service.is_externally_accessible() {

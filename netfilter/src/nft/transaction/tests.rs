@@ -164,12 +164,12 @@ fn a_cluster_ip_with_two_endpoints() {
     check(
         vec![("demo/web:http", web)],
         expect![[r#"
-        add chain ip kube-proxy service-AXK6CI2C-demo/web/tcp/http
-        add rule ip kube-proxy service-AXK6CI2C-demo/web/tcp/http meta l4proto tcp dnat ip to numgen random mod 2 map { 0 : 10.244.1.7 . 8080, 1 : 10.244.2.9 . 8080 }
-        add element ip kube-proxy cluster-ips { 10.96.0.50 }
-        add element ip kube-proxy service-ips { 10.96.0.50 . tcp . 80 : goto service-AXK6CI2C-demo/web/tcp/http }
-        add element ip kube-proxy hairpin-connections { 10.244.1.7 . 10.244.1.7 . tcp . 8080 }
-    "#]],
+            add chain ip kube-proxy service-AXK6CI2C-demo/web/tcp/http
+            add rule ip kube-proxy service-AXK6CI2C-demo/web/tcp/http counter meta l4proto tcp dnat ip to numgen random mod 2 map { 0 : 10.244.1.7 . 8080, 1 : 10.244.2.9 . 8080 }
+            add element ip kube-proxy cluster-ips { 10.96.0.50 }
+            add element ip kube-proxy service-ips { 10.96.0.50 . tcp . 80 : goto service-AXK6CI2C-demo/web/tcp/http }
+            add element ip kube-proxy hairpin-connections { 10.244.1.7 . 10.244.1.7 . tcp . 8080 }
+        "#]],
     );
 }
 
@@ -179,25 +179,25 @@ fn a_sticky_node_port() {
     check(
         vec![("demo/sticky", sticky)],
         expect![[r#"
-        add set ip kube-proxy affinity-JCJRXZAH-demo/sticky/tcp/__10.244.1.8/9000 { type ipv4_addr ; flags dynamic,timeout ; timeout 10800s ; }
-        add set ip kube-proxy affinity-4E4KFP34-demo/sticky/tcp/__10.244.2.3/9000 { type ipv4_addr ; flags dynamic,timeout ; timeout 10800s ; }
-        add chain ip kube-proxy service-FLVA37E4-demo/sticky/tcp/
-        add chain ip kube-proxy external-FLVA37E4-demo/sticky/tcp/
-        add chain ip kube-proxy endpoint-JCJRXZAH-demo/sticky/tcp/__10.244.1.8/9000
-        add chain ip kube-proxy endpoint-4E4KFP34-demo/sticky/tcp/__10.244.2.3/9000
-        add rule ip kube-proxy service-FLVA37E4-demo/sticky/tcp/ ip saddr @affinity-JCJRXZAH-demo/sticky/tcp/__10.244.1.8/9000 goto endpoint-JCJRXZAH-demo/sticky/tcp/__10.244.1.8/9000
-        add rule ip kube-proxy service-FLVA37E4-demo/sticky/tcp/ ip saddr @affinity-4E4KFP34-demo/sticky/tcp/__10.244.2.3/9000 goto endpoint-4E4KFP34-demo/sticky/tcp/__10.244.2.3/9000
-        add rule ip kube-proxy service-FLVA37E4-demo/sticky/tcp/ numgen random mod 2 vmap { 0 : goto endpoint-JCJRXZAH-demo/sticky/tcp/__10.244.1.8/9000, 1 : goto endpoint-4E4KFP34-demo/sticky/tcp/__10.244.2.3/9000 }
-        add rule ip kube-proxy external-FLVA37E4-demo/sticky/tcp/ jump mark-for-masquerade
-        add rule ip kube-proxy external-FLVA37E4-demo/sticky/tcp/ goto service-FLVA37E4-demo/sticky/tcp/
-        add rule ip kube-proxy endpoint-JCJRXZAH-demo/sticky/tcp/__10.244.1.8/9000 update @affinity-JCJRXZAH-demo/sticky/tcp/__10.244.1.8/9000 { ip saddr }
-        add rule ip kube-proxy endpoint-JCJRXZAH-demo/sticky/tcp/__10.244.1.8/9000 meta l4proto tcp dnat ip to 10.244.1.8:9000
-        add rule ip kube-proxy endpoint-4E4KFP34-demo/sticky/tcp/__10.244.2.3/9000 update @affinity-4E4KFP34-demo/sticky/tcp/__10.244.2.3/9000 { ip saddr }
-        add rule ip kube-proxy endpoint-4E4KFP34-demo/sticky/tcp/__10.244.2.3/9000 meta l4proto tcp dnat ip to 10.244.2.3:9000
-        add element ip kube-proxy cluster-ips { 10.96.0.60 }
-        add element ip kube-proxy service-ips { 10.96.0.60 . tcp . 9000 : goto service-FLVA37E4-demo/sticky/tcp/ }
-        add element ip kube-proxy service-nodeports { tcp . 30900 : goto external-FLVA37E4-demo/sticky/tcp/ }
-    "#]],
+            add set ip kube-proxy affinity-JCJRXZAH-demo/sticky/tcp/__10.244.1.8/9000 { type ipv4_addr ; flags dynamic,timeout ; timeout 10800s ; }
+            add set ip kube-proxy affinity-4E4KFP34-demo/sticky/tcp/__10.244.2.3/9000 { type ipv4_addr ; flags dynamic,timeout ; timeout 10800s ; }
+            add chain ip kube-proxy service-FLVA37E4-demo/sticky/tcp/
+            add chain ip kube-proxy external-FLVA37E4-demo/sticky/tcp/
+            add chain ip kube-proxy endpoint-JCJRXZAH-demo/sticky/tcp/__10.244.1.8/9000
+            add chain ip kube-proxy endpoint-4E4KFP34-demo/sticky/tcp/__10.244.2.3/9000
+            add rule ip kube-proxy service-FLVA37E4-demo/sticky/tcp/ counter ip saddr @affinity-JCJRXZAH-demo/sticky/tcp/__10.244.1.8/9000 goto endpoint-JCJRXZAH-demo/sticky/tcp/__10.244.1.8/9000
+            add rule ip kube-proxy service-FLVA37E4-demo/sticky/tcp/ ip saddr @affinity-4E4KFP34-demo/sticky/tcp/__10.244.2.3/9000 goto endpoint-4E4KFP34-demo/sticky/tcp/__10.244.2.3/9000
+            add rule ip kube-proxy service-FLVA37E4-demo/sticky/tcp/ numgen random mod 2 vmap { 0 : goto endpoint-JCJRXZAH-demo/sticky/tcp/__10.244.1.8/9000, 1 : goto endpoint-4E4KFP34-demo/sticky/tcp/__10.244.2.3/9000 }
+            add rule ip kube-proxy external-FLVA37E4-demo/sticky/tcp/ jump mark-for-masquerade
+            add rule ip kube-proxy external-FLVA37E4-demo/sticky/tcp/ goto service-FLVA37E4-demo/sticky/tcp/
+            add rule ip kube-proxy endpoint-JCJRXZAH-demo/sticky/tcp/__10.244.1.8/9000 update @affinity-JCJRXZAH-demo/sticky/tcp/__10.244.1.8/9000 { ip saddr }
+            add rule ip kube-proxy endpoint-JCJRXZAH-demo/sticky/tcp/__10.244.1.8/9000 meta l4proto tcp dnat ip to 10.244.1.8:9000
+            add rule ip kube-proxy endpoint-4E4KFP34-demo/sticky/tcp/__10.244.2.3/9000 update @affinity-4E4KFP34-demo/sticky/tcp/__10.244.2.3/9000 { ip saddr }
+            add rule ip kube-proxy endpoint-4E4KFP34-demo/sticky/tcp/__10.244.2.3/9000 meta l4proto tcp dnat ip to 10.244.2.3:9000
+            add element ip kube-proxy cluster-ips { 10.96.0.60 }
+            add element ip kube-proxy service-ips { 10.96.0.60 . tcp . 9000 : goto service-FLVA37E4-demo/sticky/tcp/ }
+            add element ip kube-proxy service-nodeports { tcp . 30900 : goto external-FLVA37E4-demo/sticky/tcp/ }
+        "#]],
     );
 }
 
@@ -211,24 +211,24 @@ fn a_load_balancer_with_local_policy_and_source_ranges() {
     check(
         vec![("demo/edge:https", edge(&["10.244.1.5:8443 local", "10.244.2.6:8443"]))],
         expect![[r#"
-        add chain ip kube-proxy firewall-LLLKJ2GE-demo/edge/tcp/https
-        add chain ip kube-proxy service-LLLKJ2GE-demo/edge/tcp/https
-        add chain ip kube-proxy local-LLLKJ2GE-demo/edge/tcp/https
-        add chain ip kube-proxy external-LLLKJ2GE-demo/edge/tcp/https
-        add rule ip kube-proxy firewall-LLLKJ2GE-demo/edge/tcp/https ip saddr != { 192.0.2.0/24, 203.0.113.0/24, 198.51.100.20 } drop
-        add rule ip kube-proxy service-LLLKJ2GE-demo/edge/tcp/https meta l4proto tcp dnat ip to numgen random mod 2 map { 0 : 10.244.1.5 . 8443, 1 : 10.244.2.6 . 8443 }
-        add rule ip kube-proxy local-LLLKJ2GE-demo/edge/tcp/https meta l4proto tcp dnat ip to 10.244.1.5:8443
-        add rule ip kube-proxy external-LLLKJ2GE-demo/edge/tcp/https ip saddr 10.244.0.0/16 goto service-LLLKJ2GE-demo/edge/tcp/https
-        add rule ip kube-proxy external-LLLKJ2GE-demo/edge/tcp/https fib saddr type local jump mark-for-masquerade
-        add rule ip kube-proxy external-LLLKJ2GE-demo/edge/tcp/https fib saddr type local goto service-LLLKJ2GE-demo/edge/tcp/https
-        add rule ip kube-proxy external-LLLKJ2GE-demo/edge/tcp/https goto local-LLLKJ2GE-demo/edge/tcp/https
-        add element ip kube-proxy cluster-ips { 10.96.0.70 }
-        add element ip kube-proxy service-ips { 10.96.0.70 . tcp . 443 : goto service-LLLKJ2GE-demo/edge/tcp/https }
-        add element ip kube-proxy service-ips { 198.51.100.20 . tcp . 443 : goto external-LLLKJ2GE-demo/edge/tcp/https }
-        add element ip kube-proxy service-nodeports { tcp . 30443 : goto external-LLLKJ2GE-demo/edge/tcp/https }
-        add element ip kube-proxy firewall-ips { 198.51.100.20 . tcp . 443 : goto firewall-LLLKJ2GE-demo/edge/tcp/https }
-        add element ip kube-proxy hairpin-connections { 10.244.1.5 . 10.244.1.5 . tcp . 8443 }
-    "#]],
+            add chain ip kube-proxy firewall-LLLKJ2GE-demo/edge/tcp/https
+            add chain ip kube-proxy service-LLLKJ2GE-demo/edge/tcp/https
+            add chain ip kube-proxy local-LLLKJ2GE-demo/edge/tcp/https
+            add chain ip kube-proxy external-LLLKJ2GE-demo/edge/tcp/https
+            add rule ip kube-proxy firewall-LLLKJ2GE-demo/edge/tcp/https ip saddr != { 192.0.2.0/24, 203.0.113.0/24, 198.51.100.20 } drop
+            add rule ip kube-proxy service-LLLKJ2GE-demo/edge/tcp/https counter meta l4proto tcp dnat ip to numgen random mod 2 map { 0 : 10.244.1.5 . 8443, 1 : 10.244.2.6 . 8443 }
+            add rule ip kube-proxy local-LLLKJ2GE-demo/edge/tcp/https counter meta l4proto tcp dnat ip to 10.244.1.5:8443
+            add rule ip kube-proxy external-LLLKJ2GE-demo/edge/tcp/https ip saddr 10.244.0.0/16 goto service-LLLKJ2GE-demo/edge/tcp/https
+            add rule ip kube-proxy external-LLLKJ2GE-demo/edge/tcp/https fib saddr type local jump mark-for-masquerade
+            add rule ip kube-proxy external-LLLKJ2GE-demo/edge/tcp/https fib saddr type local goto service-LLLKJ2GE-demo/edge/tcp/https
+            add rule ip kube-proxy external-LLLKJ2GE-demo/edge/tcp/https goto local-LLLKJ2GE-demo/edge/tcp/https
+            add element ip kube-proxy cluster-ips { 10.96.0.70 }
+            add element ip kube-proxy service-ips { 10.96.0.70 . tcp . 443 : goto service-LLLKJ2GE-demo/edge/tcp/https }
+            add element ip kube-proxy service-ips { 198.51.100.20 . tcp . 443 : goto external-LLLKJ2GE-demo/edge/tcp/https }
+            add element ip kube-proxy service-nodeports { tcp . 30443 : goto external-LLLKJ2GE-demo/edge/tcp/https }
+            add element ip kube-proxy firewall-ips { 198.51.100.20 . tcp . 443 : goto firewall-LLLKJ2GE-demo/edge/tcp/https }
+            add element ip kube-proxy hairpin-connections { 10.244.1.5 . 10.244.1.5 . tcp . 8443 }
+        "#]],
     );
 }
 
@@ -237,22 +237,22 @@ fn a_load_balancer_without_local_endpoints() {
     check(
         vec![("demo/edge:https", edge(&["10.244.2.6:8443"]))],
         expect![[r#"
-        add chain ip kube-proxy firewall-LLLKJ2GE-demo/edge/tcp/https
-        add chain ip kube-proxy service-LLLKJ2GE-demo/edge/tcp/https
-        add chain ip kube-proxy external-LLLKJ2GE-demo/edge/tcp/https
-        add rule ip kube-proxy firewall-LLLKJ2GE-demo/edge/tcp/https ip saddr != { 192.0.2.0/24, 203.0.113.0/24, 198.51.100.20 } drop
-        add rule ip kube-proxy service-LLLKJ2GE-demo/edge/tcp/https meta l4proto tcp dnat ip to 10.244.2.6:8443
-        add rule ip kube-proxy external-LLLKJ2GE-demo/edge/tcp/https ip saddr 10.244.0.0/16 goto service-LLLKJ2GE-demo/edge/tcp/https
-        add rule ip kube-proxy external-LLLKJ2GE-demo/edge/tcp/https fib saddr type local jump mark-for-masquerade
-        add rule ip kube-proxy external-LLLKJ2GE-demo/edge/tcp/https fib saddr type local goto service-LLLKJ2GE-demo/edge/tcp/https
-        add element ip kube-proxy cluster-ips { 10.96.0.70 }
-        add element ip kube-proxy service-ips { 10.96.0.70 . tcp . 443 : goto service-LLLKJ2GE-demo/edge/tcp/https }
-        add element ip kube-proxy service-ips { 198.51.100.20 . tcp . 443 : goto external-LLLKJ2GE-demo/edge/tcp/https }
-        add element ip kube-proxy no-endpoint-services { 198.51.100.20 . tcp . 443 : drop }
-        add element ip kube-proxy service-nodeports { tcp . 30443 : goto external-LLLKJ2GE-demo/edge/tcp/https }
-        add element ip kube-proxy no-endpoint-nodeports { tcp . 30443 : drop }
-        add element ip kube-proxy firewall-ips { 198.51.100.20 . tcp . 443 : goto firewall-LLLKJ2GE-demo/edge/tcp/https }
-    "#]],
+            add chain ip kube-proxy firewall-LLLKJ2GE-demo/edge/tcp/https
+            add chain ip kube-proxy service-LLLKJ2GE-demo/edge/tcp/https
+            add chain ip kube-proxy external-LLLKJ2GE-demo/edge/tcp/https
+            add rule ip kube-proxy firewall-LLLKJ2GE-demo/edge/tcp/https ip saddr != { 192.0.2.0/24, 203.0.113.0/24, 198.51.100.20 } drop
+            add rule ip kube-proxy service-LLLKJ2GE-demo/edge/tcp/https counter meta l4proto tcp dnat ip to 10.244.2.6:8443
+            add rule ip kube-proxy external-LLLKJ2GE-demo/edge/tcp/https ip saddr 10.244.0.0/16 goto service-LLLKJ2GE-demo/edge/tcp/https
+            add rule ip kube-proxy external-LLLKJ2GE-demo/edge/tcp/https fib saddr type local jump mark-for-masquerade
+            add rule ip kube-proxy external-LLLKJ2GE-demo/edge/tcp/https fib saddr type local goto service-LLLKJ2GE-demo/edge/tcp/https
+            add element ip kube-proxy cluster-ips { 10.96.0.70 }
+            add element ip kube-proxy service-ips { 10.96.0.70 . tcp . 443 : goto service-LLLKJ2GE-demo/edge/tcp/https }
+            add element ip kube-proxy service-ips { 198.51.100.20 . tcp . 443 : goto external-LLLKJ2GE-demo/edge/tcp/https }
+            add element ip kube-proxy no-endpoint-services { 198.51.100.20 . tcp . 443 : drop }
+            add element ip kube-proxy service-nodeports { tcp . 30443 : goto external-LLLKJ2GE-demo/edge/tcp/https }
+            add element ip kube-proxy no-endpoint-nodeports { tcp . 30443 : drop }
+            add element ip kube-proxy firewall-ips { 198.51.100.20 . tcp . 443 : goto firewall-LLLKJ2GE-demo/edge/tcp/https }
+        "#]],
     );
 }
 
@@ -278,32 +278,32 @@ fn ipv6_writes_addresses_as_nft_reads_them() {
     check(
         vec![("demo/web:http", web)],
         expect![[r#"
-        add set ip6 kube-proxy affinity-62IRUKNH-demo/web/tcp/http__fd00.10.244..7/8080 { type ipv6_addr ; flags dynamic,timeout ; timeout 60s ; }
-        add set ip6 kube-proxy affinity-JT7OAJUE-demo/web/tcp/http__fd00.10.244..8/8080 { type ipv6_addr ; flags dynamic,timeout ; timeout 60s ; }
-        add chain ip6 kube-proxy service-AXK6CI2C-demo/web/tcp/http
-        add chain ip6 kube-proxy endpoint-62IRUKNH-demo/web/tcp/http__fd00.10.244..7/8080
-        add chain ip6 kube-proxy endpoint-JT7OAJUE-demo/web/tcp/http__fd00.10.244..8/8080
-        add rule ip6 kube-proxy service-AXK6CI2C-demo/web/tcp/http ip6 saddr @affinity-62IRUKNH-demo/web/tcp/http__fd00.10.244..7/8080 goto endpoint-62IRUKNH-demo/web/tcp/http__fd00.10.244..7/8080
-        add rule ip6 kube-proxy service-AXK6CI2C-demo/web/tcp/http ip6 saddr @affinity-JT7OAJUE-demo/web/tcp/http__fd00.10.244..8/8080 goto endpoint-JT7OAJUE-demo/web/tcp/http__fd00.10.244..8/8080
-        add rule ip6 kube-proxy service-AXK6CI2C-demo/web/tcp/http numgen random mod 2 vmap { 0 : goto endpoint-62IRUKNH-demo/web/tcp/http__fd00.10.244..7/8080, 1 : goto endpoint-JT7OAJUE-demo/web/tcp/http__fd00.10.244..8/8080 }
-        add rule ip6 kube-proxy endpoint-62IRUKNH-demo/web/tcp/http__fd00.10.244..7/8080 update @affinity-62IRUKNH-demo/web/tcp/http__fd00.10.244..7/8080 { ip6 saddr }
-        add rule ip6 kube-proxy endpoint-62IRUKNH-demo/web/tcp/http__fd00.10.244..7/8080 meta l4proto tcp dnat ip6 to [fd00:10:244::7]:8080
-        add rule ip6 kube-proxy endpoint-JT7OAJUE-demo/web/tcp/http__fd00.10.244..8/8080 update @affinity-JT7OAJUE-demo/web/tcp/http__fd00.10.244..8/8080 { ip6 saddr }
-        add rule ip6 kube-proxy endpoint-JT7OAJUE-demo/web/tcp/http__fd00.10.244..8/8080 meta l4proto tcp dnat ip6 to [fd00:10:244::8]:8080
-        add element ip6 kube-proxy cluster-ips { fd00:10:96::5 }
-        add element ip6 kube-proxy service-ips { fd00:10:96::5 . tcp . 80 : goto service-AXK6CI2C-demo/web/tcp/http }
-    "#]],
+            add set ip6 kube-proxy affinity-62IRUKNH-demo/web/tcp/http__fd00.10.244..7/8080 { type ipv6_addr ; flags dynamic,timeout ; timeout 60s ; }
+            add set ip6 kube-proxy affinity-JT7OAJUE-demo/web/tcp/http__fd00.10.244..8/8080 { type ipv6_addr ; flags dynamic,timeout ; timeout 60s ; }
+            add chain ip6 kube-proxy service-AXK6CI2C-demo/web/tcp/http
+            add chain ip6 kube-proxy endpoint-62IRUKNH-demo/web/tcp/http__fd00.10.244..7/8080
+            add chain ip6 kube-proxy endpoint-JT7OAJUE-demo/web/tcp/http__fd00.10.244..8/8080
+            add rule ip6 kube-proxy service-AXK6CI2C-demo/web/tcp/http counter ip6 saddr @affinity-62IRUKNH-demo/web/tcp/http__fd00.10.244..7/8080 goto endpoint-62IRUKNH-demo/web/tcp/http__fd00.10.244..7/8080
+            add rule ip6 kube-proxy service-AXK6CI2C-demo/web/tcp/http ip6 saddr @affinity-JT7OAJUE-demo/web/tcp/http__fd00.10.244..8/8080 goto endpoint-JT7OAJUE-demo/web/tcp/http__fd00.10.244..8/8080
+            add rule ip6 kube-proxy service-AXK6CI2C-demo/web/tcp/http numgen random mod 2 vmap { 0 : goto endpoint-62IRUKNH-demo/web/tcp/http__fd00.10.244..7/8080, 1 : goto endpoint-JT7OAJUE-demo/web/tcp/http__fd00.10.244..8/8080 }
+            add rule ip6 kube-proxy endpoint-62IRUKNH-demo/web/tcp/http__fd00.10.244..7/8080 update @affinity-62IRUKNH-demo/web/tcp/http__fd00.10.244..7/8080 { ip6 saddr }
+            add rule ip6 kube-proxy endpoint-62IRUKNH-demo/web/tcp/http__fd00.10.244..7/8080 meta l4proto tcp dnat ip6 to [fd00:10:244::7]:8080
+            add rule ip6 kube-proxy endpoint-JT7OAJUE-demo/web/tcp/http__fd00.10.244..8/8080 update @affinity-JT7OAJUE-demo/web/tcp/http__fd00.10.244..8/8080 { ip6 saddr }
+            add rule ip6 kube-proxy endpoint-JT7OAJUE-demo/web/tcp/http__fd00.10.244..8/8080 meta l4proto tcp dnat ip6 to [fd00:10:244::8]:8080
+            add element ip6 kube-proxy cluster-ips { fd00:10:96::5 }
+            add element ip6 kube-proxy service-ips { fd00:10:96::5 . tcp . 80 : goto service-AXK6CI2C-demo/web/tcp/http }
+        "#]],
     );
     let web = service("[fd00:10:96::5]:80").to(&["[fd00:10:244::7]:8080 local"]);
     check(
         vec![("demo/web:http", web)],
         expect![[r#"
-        add chain ip6 kube-proxy service-AXK6CI2C-demo/web/tcp/http
-        add rule ip6 kube-proxy service-AXK6CI2C-demo/web/tcp/http meta l4proto tcp dnat ip6 to [fd00:10:244::7]:8080
-        add element ip6 kube-proxy cluster-ips { fd00:10:96::5 }
-        add element ip6 kube-proxy service-ips { fd00:10:96::5 . tcp . 80 : goto service-AXK6CI2C-demo/web/tcp/http }
-        add element ip6 kube-proxy hairpin-connections { fd00:10:244::7 . fd00:10:244::7 . tcp . 8080 }
-    "#]],
+            add chain ip6 kube-proxy service-AXK6CI2C-demo/web/tcp/http
+            add rule ip6 kube-proxy service-AXK6CI2C-demo/web/tcp/http counter meta l4proto tcp dnat ip6 to [fd00:10:244::7]:8080
+            add element ip6 kube-proxy cluster-ips { fd00:10:96::5 }
+            add element ip6 kube-proxy service-ips { fd00:10:96::5 . tcp . 80 : goto service-AXK6CI2C-demo/web/tcp/http }
+            add element ip6 kube-proxy hairpin-connections { fd00:10:244::7 . fd00:10:244::7 . tcp . 8080 }
+        "#]],
     );
 }
 
@@ -337,7 +337,7 @@ fn a_new_endpoint_changes_one_rule() {
         expect![[r#"
             flush chain ip kube-proxy service-WUFCSIHR-demo/web/tcp/
             add chain ip kube-proxy service-WUFCSIHR-demo/web/tcp/
-            add rule ip kube-proxy service-WUFCSIHR-demo/web/tcp/ meta l4proto tcp dnat ip to numgen random mod 2 map { 0 : 10.244.0.1 . 80, 1 : 10.244.0.2 . 80 }
+            add rule ip kube-proxy service-WUFCSIHR-demo/web/tcp/ counter meta l4proto tcp dnat ip to numgen random mod 2 map { 0 : 10.244.0.1 . 80, 1 : 10.244.0.2 . 80 }
         "#]],
     );
 }
@@ -362,13 +362,13 @@ fn an_address_moves_from_one_service_to_another() {
         vec![("demo/b", web(&["10.244.0.1:80"]))],
         vec![("demo/a", web(&["10.244.0.1:80"]))],
         expect![[r#"
-        delete element ip kube-proxy service-ips { 10.96.0.1 . tcp . 80 }
-        add chain ip kube-proxy service-PTG6YQRO-demo/a/tcp/
-        flush chain ip kube-proxy service-PLOERIZ3-demo/b/tcp/
-        add rule ip kube-proxy service-PTG6YQRO-demo/a/tcp/ meta l4proto tcp dnat ip to 10.244.0.1:80
-        add element ip kube-proxy service-ips { 10.96.0.1 . tcp . 80 : goto service-PTG6YQRO-demo/a/tcp/ }
-        delete chain ip kube-proxy service-PLOERIZ3-demo/b/tcp/
-    "#]],
+            delete element ip kube-proxy service-ips { 10.96.0.1 . tcp . 80 }
+            add chain ip kube-proxy service-PTG6YQRO-demo/a/tcp/
+            flush chain ip kube-proxy service-PLOERIZ3-demo/b/tcp/
+            add rule ip kube-proxy service-PTG6YQRO-demo/a/tcp/ counter meta l4proto tcp dnat ip to 10.244.0.1:80
+            add element ip kube-proxy service-ips { 10.96.0.1 . tcp . 80 : goto service-PTG6YQRO-demo/a/tcp/ }
+            delete chain ip kube-proxy service-PLOERIZ3-demo/b/tcp/
+        "#]],
     );
 }
 
