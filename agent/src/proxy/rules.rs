@@ -112,10 +112,11 @@ impl Rules {
             return Ok(false);
         }
         let is_touched = self.watched.begin_repair();
-        match &self.tool {
+        match &mut self.tool {
             Tool::Iptables(tool, rules) => {
                 let found = tool.save(None)?;
                 let (transaction, jumps) = (Transaction::takeover(&found, rules), missing_jumps(&found, rules));
+                rules.forget_text();
                 tool.restore(&transaction)?;
                 tool.ensure_jumps(&jumps)?;
                 Ok(!transaction.is_empty() || !jumps.is_empty())
@@ -174,6 +175,7 @@ impl Rules {
                 let new = rules.next(model, &node);
                 let written = write_tables(tool, rules, &new, is_full)?;
                 *rules = new;
+                rules.forget_text();
                 written
             }
             Tool::Nft(tool, rules) => {

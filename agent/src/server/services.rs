@@ -1,5 +1,7 @@
-use axum::Json;
 use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
 
 use super::Surface;
@@ -16,14 +18,19 @@ pub struct Services {
     pub services: Vec<ServiceRow>,
 }
 
-pub(super) async fn list(State(surface): State<Surface>) -> Json<Services> {
+pub(super) async fn list(State(surface): State<Surface>) -> Result<impl IntoResponse, StatusCode> {
     let listed = surface.services.borrow().clone();
-    let rows = move || {
-        let rows = listed_rows(&listed, &listed_counts(&listed));
-        if rows.len() > MANY {
+    let text = move || {
+        let services = listed_rows(&listed, &listed_counts(&listed));
+        let is_burst = services.len() > MANY;
+        let text = serde_json::to_vec(&Services { services });
+        if is_burst {
             heap::give_back();
         }
-        rows
+        text
     };
-    Json(Services { services: tokio::task::spawn_blocking(rows).await.unwrap_or_default() })
+    match tokio::task::spawn_blocking(text).await {
+        Ok(Ok(text)) => Ok(([(CONTENT_TYPE, "application/json")], text)),
+        Ok(Err(_)) | Err(_) => Err(StatusCode::INTERNAL_SERVER_ERROR),
+    }
 }

@@ -22,8 +22,9 @@ pub struct Ruleset {
 /// What depends on the node alone, and what every service's rules depend on.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Base {
-    node: NodeConfig,
-    large: bool,
+    pub(super) family: Family,
+    pub(super) node: NodeConfig,
+    pub(super) large: bool,
     pub(super) fixed: Vec<(Table, Chain)>,
     pub(super) tail: Vec<Rule>,
 }
@@ -44,17 +45,25 @@ impl Ruleset {
     #[must_use]
     pub fn next(&self, model: &Model, node: &NodeConfig) -> Self {
         let large = model.endpoint_count() > node.large_cluster_threshold;
-        let known = self.base.as_ref().filter(|base| base.large == large && base.node == *node);
-        let reusable = known.is_some() && self.family == model.family();
+        let is_same_base =
+            |base: &&Arc<Base>| base.large == large && base.node == *node && base.family == model.family();
+        let known = self.base.as_ref().filter(is_same_base);
+        let reusable = known.is_some();
         let base = known.cloned().unwrap_or_else(|| Arc::new(Base::new(model.family(), node, large)));
         let mut before = Finder::new(&self.services);
         let mut rules = |name: &ServicePortName, service: &Arc<ServicePort>| {
             let old = before.find(name).filter(|old| reusable && is_same(&old.service, service));
-            let fresh = || Arc::new(ServiceRules::render(name, service, model.family(), node, large));
+            let fresh = || Arc::new(ServiceRules::render(name, service, &base));
             old.cloned().unwrap_or_else(fresh)
         };
         let services = model.services().iter().map(|(name, service)| (name.clone(), rules(name, service))).collect();
         Self { family: model.family(), base: Some(base), services }
+    }
+
+    /// Lets go of the rules' text where nobody else holds them: with thousands of services it is most of their memory, and
+    /// the next transaction needs that of the services which change. It is made again when it is asked for.
+    pub fn forget_text(&mut self) {
+        self.services.values_mut().filter_map(Arc::get_mut).for_each(ServiceRules::forget_text);
     }
 
     /// The address family of all its rules.
@@ -67,7 +76,7 @@ impl Ruleset {
     pub fn chains(&self) -> Vec<(Table, Chain)> {
         let Some(base) = &self.base else { return Vec::new() };
         let shared = Dispatch::ALL.into_iter().map(|dispatch| (dispatch.table(), self.dispatch(dispatch)));
-        let own = self.services.values().flat_map(|rules| rules.chains.iter().cloned());
+        let own = self.services.values().flat_map(|rules| rules.chains().iter().cloned());
         base.fixed.iter().cloned().chain(shared).chain(own.map(|chain| (Table::Nat, chain))).collect()
     }
 
@@ -87,19 +96,15 @@ impl Ruleset {
     pub fn rule_count(&self, table: Table) -> usize {
         let Some(base) = &self.base else { return 0 };
         let fixed: usize = base.fixed.iter().filter(|(of, _)| *of == table).map(|(_, chain)| chain.rules.len()).sum();
-        let own = |rules: &ServiceRules| -> usize { rules.chains.iter().map(|chain| chain.rules.len()).sum() };
-        let shared = |rules: &ServiceRules| rules.dispatch.iter().filter(|(chain, _)| chain.table() == table).count();
-        let services: usize = self.services.values().map(|rules| shared(rules)).sum();
-        match table {
-            Table::Nat => fixed + services + base.tail.len() + self.services.values().map(|r| own(r)).sum::<usize>(),
-            Table::Filter | Table::Mangle => fixed + services,
-        }
+        let services: usize = self.services.values().map(|rules| rules.count(table)).sum();
+        fixed + services + if table == Table::Nat { base.tail.len() } else { 0 }
     }
 }
 
 impl Base {
     fn new(family: Family, node: &NodeConfig, large: bool) -> Self {
-        Self { node: node.clone(), large, fixed: fixed::chains(family, node), tail: fixed::tail(family, node) }
+        let (fixed, tail) = (fixed::chains(family, node), fixed::tail(family, node));
+        Self { family, node: node.clone(), large, fixed, tail }
     }
 }
 

@@ -2,39 +2,93 @@
 
 use super::chain::Names;
 use super::fixed::MARK_MASQ;
-use super::{Chain, ChainName, Dispatch, Rule};
+use super::ruleset::Base;
+use super::{Chain, ChainName, Dispatch, Rule, Table};
 use crate::select::{self, Selection, Verdict};
-use crate::{Endpoint, Family, NodeConfig, Policy, ServicePort, ServicePortName};
+use crate::{Endpoint, NodeConfig, Policy, ServicePort, ServicePortName};
 use std::net::IpAddr;
 use std::num::NonZeroU16;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// What one service port adds to the tables.
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// The rules themselves are a kilobyte and a half of text. They follow from what is kept here, so that they can be let go of
+/// once they are written, and are made again when somebody asks.
+#[derive(Debug, Clone)]
 pub(crate) struct ServiceRules {
-    /// What the rules were made from.
+    name: ServicePortName,
+    /// What the rules are made from.
     pub(crate) service: Arc<ServicePort>,
-    /// Its own chains in the nat table; they refer to each other and to KUBE-MARK-MASQ only.
-    pub(crate) chains: Vec<Chain>,
-    /// Its rules in the chains it shares, in order.
-    pub(crate) dispatch: Vec<(Dispatch, Rule)>,
+    base: Arc<Base>,
+    rendered: OnceLock<Box<Rendered>>,
+    counts: [u32; 2],
 }
 
+#[derive(Debug, Clone)]
+struct Rendered {
+    /// Its own chains in the nat table; they refer to each other and to KUBE-MARK-MASQ only.
+    chains: Vec<Chain>,
+    /// Its rules in the chains it shares, in order.
+    dispatch: Vec<(Dispatch, Rule)>,
+}
+
+impl PartialEq for ServiceRules {
+    fn eq(&self, other: &Self) -> bool {
+        let is_same = Arc::ptr_eq(&self.base, &other.base) || self.base == other.base;
+        is_same && self.name == other.name && self.service == other.service
+    }
+}
+
+impl Eq for ServiceRules {}
+
 impl ServiceRules {
-    pub(crate) fn render(
-        name: &ServicePortName,
-        service: &Arc<ServicePort>,
-        family: Family,
-        node: &NodeConfig,
-        large: bool,
-    ) -> Self {
-        let view = View::new(name, service, family, node, large);
-        Self { service: Arc::clone(service), chains: view.chains(), dispatch: view.dispatch() }
+    pub(crate) fn render(name: &ServicePortName, service: &Arc<ServicePort>, base: &Arc<Base>) -> Self {
+        let rendered = OnceLock::new();
+        let mut rules =
+            Self { name: name.clone(), service: service.clone(), base: base.clone(), rendered, counts: [0; 2] };
+        rules.counts = rules.rendered().counts();
+        rules
+    }
+
+    fn rendered(&self) -> &Rendered {
+        self.rendered.get_or_init(|| {
+            let view = View::new(&self.name, &self.service, &self.base);
+            Box::new(Rendered { chains: view.chains(), dispatch: view.dispatch() })
+        })
+    }
+
+    /// Lets go of the text.
+    pub(crate) fn forget_text(&mut self) {
+        self.rendered = OnceLock::new();
+    }
+
+    /// Its own chains in the nat table.
+    pub(crate) fn chains(&self) -> &[Chain] {
+        &self.rendered().chains
     }
 
     /// Its rules in one of the shared chains.
     pub(crate) fn rules_in(&self, dispatch: Dispatch) -> impl Iterator<Item = &Rule> {
-        self.dispatch.iter().filter(move |(chain, _)| *chain == dispatch).map(|(_, rule)| rule)
+        self.rendered().dispatch.iter().filter(move |(chain, _)| *chain == dispatch).map(|(_, rule)| rule)
+    }
+
+    /// How many rules it has in a table.
+    pub(crate) fn count(&self, table: Table) -> usize {
+        let [nat, filter] = self.counts;
+        match table {
+            Table::Nat => nat as usize,
+            Table::Filter => filter as usize,
+            Table::Mangle => 0,
+        }
+    }
+}
+
+impl Rendered {
+    /// In nat and in filter.
+    fn counts(&self) -> [u32; 2] {
+        let shared = |table| self.dispatch.iter().filter(|(chain, _)| chain.table() == table).count();
+        let own: usize = self.chains.iter().map(|chain| chain.rules.len()).sum();
+        [own + shared(Table::Nat), shared(Table::Filter)].map(|count| u32::try_from(count).unwrap_or(u32::MAX))
     }
 }
 
@@ -57,13 +111,8 @@ struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    fn new(
-        name: &'a ServicePortName,
-        service: &'a ServicePort,
-        family: Family,
-        node: &'a NodeConfig,
-        large: bool,
-    ) -> Self {
+    fn new(name: &'a ServicePortName, service: &'a ServicePort, base: &'a Base) -> Self {
+        let (node, family, large) = (&base.node, base.family, base.large);
         let names = Names::new(name, service.protocol);
         let (svc, svl, ext, fw) = (names.of("SVC"), names.of("SVL"), names.of("EXT"), names.of("FW"));
         let selection = Selection::of(service, node);

@@ -447,3 +447,24 @@ fn a_service_that_did_not_change_is_not_rendered_again() {
     let other = NodeConfig { masquerade_all: true, ..node() };
     assert_eq!(old.next(&new, &other), Ruleset::render(&new, &other));
 }
+
+#[test]
+fn rules_whose_text_was_let_go_of_are_the_same() {
+    let web = |port: u16| service("10.96.0.50:80").node_port(port).to(&["10.244.1.7:8080", "10.244.2.9:8080"]);
+    let old =
+        Ruleset::render(&model(vec![("demo/web:http", web(30001)), ("demo/other", service("10.96.0.51:80"))]), &node());
+    let mut forgetful = old.clone();
+    forgetful.forget_text();
+    let mut alone =
+        Ruleset::render(&model(vec![("demo/web:http", web(30001)), ("demo/other", service("10.96.0.51:80"))]), &node());
+    alone.forget_text();
+    let new = |from: &Ruleset| from.next(&model(vec![("demo/web:http", web(30002))]), &node());
+    for other in [&forgetful, &alone] {
+        assert_eq!(*other, old);
+        assert_eq!(other.chains(), old.chains());
+        let counts = [Table::Nat, Table::Filter].map(|table| other.rule_count(table));
+        assert_eq!(counts, [Table::Nat, Table::Filter].map(|table| old.rule_count(table)));
+        let change = |from: &Ruleset| crate::Transaction::between(from, &new(from)).text();
+        assert_eq!(change(other), change(&old));
+    }
+}

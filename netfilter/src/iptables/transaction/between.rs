@@ -69,7 +69,7 @@ fn changed_services<'a>(old: &'a Ruleset, new: &'a Ruleset) -> Vec<Changed<'a>> 
 }
 
 fn chains(rules: Option<&ServiceRules>) -> &[Chain] {
-    rules.map_or(&[], |rules| &rules.chains)
+    rules.map_or(&[], ServiceRules::chains)
 }
 
 fn written_chains(services: &[Changed<'_>]) -> Section {

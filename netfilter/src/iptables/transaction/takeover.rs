@@ -15,11 +15,11 @@ impl Transaction {
     /// somebody's hand. Chains that already are as they should be stay untouched; chains of services that
     /// are no more go. Nothing stops working on the way.
     pub fn takeover(found: &Tables, new: &Ruleset) -> Self {
-        let own = || new.services.values().flat_map(|rules| &rules.chains);
+        let own = || new.services.values().flat_map(|rules| rules.chains());
         // A service's chains lead to each other, so none is cut in two.
         let services: Vec<_> = new.services.iter().collect();
         let differing = services.chunks(SERVICES_PER_SECTION).map(|services| {
-            let own = services.iter().flat_map(|(name, rules)| rules.chains.iter().map(|chain| (Some(*name), chain)));
+            let own = services.iter().flat_map(|(name, rules)| rules.chains().iter().map(|chain| (Some(*name), chain)));
             let differing = own.filter(|(_, chain)| !is_as_wanted(found, Table::Nat, chain, new));
             written(Table::Nat, &differing.collect::<Vec<_>>())
         });
