@@ -30,6 +30,8 @@ mod core;
 mod embedded;
 mod error;
 mod events;
+#[cfg(test)]
+mod fuzz;
 pub mod idle;
 mod idmap;
 mod ids;

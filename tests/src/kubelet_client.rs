@@ -48,6 +48,14 @@ impl<'a> KubeletClient<'a> {
         answer(&mut curl)
     }
 
+    /// Status and body of what is put to :10250.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub fn put(&self, who: Who, path: &str, body: &str) -> Result<(u16, String)> {
+        answer(self.secure(who, path).args(["-X", "PUT", "--data-binary", body]))
+    }
+
     /// Reads an answer at two kilobytes a second, until it is dropped. Returns when the answer has begun.
     ///
     /// # Errors

@@ -107,6 +107,13 @@ fn who_may_not_is_told_401_or_403_and_nothing_else() -> Result<()> {
             ("GET", "/metrics", &[401, 401, 401, 403, 200, 403, 403, 403, 200]),
             ("GET", "/metrics/resource", &[401, 401, 401, 403, 200, 403, 403, 403, 200]),
             ("GET", "/metrics/cadvisor", &[401, 401, 401, 403, 200, 403, 403, 403, 200]),
+            ("GET", "/metrics/probes", &[401, 401, 401, 403, 200, 403, 403, 403, 200]),
+            ("GET", "/metrics/slis", &[401, 401, 401, 403, 200, 403, 403, 403, 200]),
+            ("GET", "/statusz", &[401, 401, 401, 403, 403, 403, 403, 403, 200]),
+            ("GET", "/flagz", &[401, 401, 401, 403, 403, 403, 403, 403, 200]),
+            ("GET", "/debug/pprof/", &[401, 401, 401, 403, 403, 403, 404, 404, 404]),
+            ("GET", "/debug/flags/v", &[401, 401, 401, 403, 403, 403, 405, 405, 405]),
+            ("PUT", "/debug/flags/v", &[401, 401, 401, 403, 403, 403, 403, 403, 400]),
             ("GET", "/logs/", &[401, 401, 401, 403, 403, 403, 403, 403, 200]),
             ("HEAD", "/pods", &[401, 401, 401, 403, 403, 403, 403, 403, 405]),
             ("POST", "/pods", &[401, 401, 401, 403, 403, 403, 403, 403, 405]),
@@ -173,12 +180,17 @@ fn logs_are_read_by_kubectl_and_nobody_can_hold_them_up() -> Result<()> {
     let Some(plane) = ControlPlane::start()? else { return Ok(()) };
     let mut node = ClusterNode::start(&plane, 42, &["--read-only-port=10255", "--container-log-max-size=100Mi"])?;
     node.wait("ready Node", |_| Ok(plane.get("/api/v1/nodes/n42")?.filter(is_ready)))?;
-    plane.apply(&pod("talk", TALK, "busybox"))?;
+    let mut talk = pod("talk", TALK, "busybox");
+    talk["spec"]["volumes"] = json!([{"name": "scratch", "emptyDir": {}}]);
+    talk["spec"]["containers"][0]["volumeMounts"] = json!([{"name": "scratch", "mountPath": "/scratch"}]);
+    talk["spec"]["containers"][0]["readinessProbe"] = json!({"exec": {"command": ["true"]}, "periodSeconds": 1});
+    plane.apply(&talk)?;
     plane.apply(&pod("flood", FLOOD, "busybox"))?;
     plane.apply(&pod("lost", "true", "nowhere.invalid/x:1"))?;
     node.wait_for_pod(&plane, "talk", is_ready)?;
     figures(&plane, &mut node)?;
     kubectl_logs(&plane, &mut node)?;
+    log_levels(&plane, &node)?;
     let kubelet = KubeletClient::new(&plane, 42);
     plane.kubeconfig("admin", "kubernetes-admin", Some("system:masters"))?;
     slow_readers(&plane, &mut node, &kubelet)?;
@@ -209,7 +221,47 @@ fn figures(plane: &ControlPlane, node: &mut ClusterNode) -> Result<()> {
     ensure!(talk["network"]["name"] == "eth0" && talk["containers"][0]["rootfs"]["usedBytes"].is_u64(), "{talk}");
     let cadvisor = get("/metrics/cadvisor")?;
     ensure!(cadvisor.contains(r#"namespace="default",pod="talk"} "#) && cadvisor.contains("machine_cpu_cores "));
-    ensure!(get("/metrics")?.contains(r#"kubelet_node_name{node="n42"} 1"#));
+    let own = get("/metrics")?;
+    for begin in [
+        r#"kubelet_node_name{node="n42"} 1"#,
+        r#"longshore_pod_step_duration_seconds_count{step="sandbox",outcome="ok"} "#,
+        r#"kubelet_runtime_operations_total{operation_type="run_podsandbox"} "#,
+        "kubelet_pod_start_duration_seconds_count ",
+        r#"rest_client_requests_total{code="200","#,
+        r#"kubelet_http_requests_total{long_running="false",method="GET",path="stats","#,
+    ] {
+        ensure!(own.lines().any(|line| line.starts_with(begin)), "{begin} is missing:\n{own}");
+    }
+    ensure!(get("/flagz")?.contains("\nmax-pods=110\n") && get("/statusz")?.contains("\nUp: "));
+    node.wait("figures of the probe", |_| {
+        let probed = r#"prober_probe_total{container="main",namespace="default",pod="talk",probe_type="Readiness","#;
+        let text = get("/metrics/probes")?;
+        Ok(text.lines().any(|line| line.starts_with(probed) && line.contains(r#"result="successful""#)).then_some(()))
+    })?;
+    // Files are counted when somebody asks, and nobody waits for it.
+    node.wait("figures of volumes and logs", |_| {
+        let summary: Value = serde_json::from_str(&get("/stats/summary")?)?;
+        let pods = summary["pods"].as_array().context("pods")?;
+        let talk = pods.iter().find(|pod| pod["podRef"]["name"] == "talk").context("the pod")?;
+        let volumes = talk["volume"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let counted = volumes.iter().any(|volume| volume["name"] == "scratch" && volume["inodesUsed"] == 1);
+        Ok((counted && talk["containers"][0]["logs"]["usedBytes"].as_u64() > Some(0)).then_some(()))
+    })
+}
+
+/// How much is logged is changed while the agent runs, by the kubelet's own way and by a person's.
+fn log_levels(plane: &ControlPlane, node: &ClusterNode) -> Result<()> {
+    ensure!(node.print(&["log-level"])? == "warn\n", "{}", node.print(&["log-level"])?);
+    ensure!(!node.log().contains("DEBUG"), "{}", node.log());
+    plane.kubeconfig("admin", "kubernetes-admin", Some("system:masters"))?;
+    let kubelet = KubeletClient::new(plane, 42);
+    let (code, said) = kubelet.put(Who::Certificate("admin"), "/debug/flags/v", "4")?;
+    ensure!((code, said.as_str()) == (200, "successfully set klog.logging.verbosity to 4"), "{code} {said}");
+    ensure!(node.print(&["log-level"])?.contains("agent=debug"));
+    ensure!(kubelet.put(Who::Certificate("admin"), "/debug/flags/v", "loud")?.0 == 400);
+    let refused = node.cli(&["log-level", "loud"])?;
+    ensure!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("\"loud\" is no level"));
+    ensure!(node.print(&["log-level", "warn"])? == "warn\n");
     Ok(())
 }
 

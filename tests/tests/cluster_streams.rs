@@ -134,6 +134,13 @@ fn stalled(plane: &ControlPlane, node: &ClusterNode, way: &str) -> Result<()> {
         child.stdout.as_mut().context("its output")?.read_exact(&mut [0; 4])?;
         stalled.push(child);
     }
+    // Others write for ever to a process that never reads, or begin to write and never go on.
+    for _ in 0..2 {
+        let mut feeds = kubectl(plane, way, &["exec", "-i", "web", "--", "sleep", "1000"]);
+        stalled.push(feeds.stdin(std::fs::File::open("/dev/zero")?).stdout(Stdio::null()).spawn()?);
+        let mut idles = kubectl(plane, way, &["exec", "-i", "web", "--", "cat"]);
+        stalled.push(idles.stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?);
+    }
     let output = shell(plane, way, "kubectl exec web -- echo served")?;
     let status = std::fs::read_to_string(format!("/proc/{}/status", node.pid().context("the agent")?))?;
     for mut child in stalled {

@@ -22,7 +22,7 @@ pub(super) fn text(node: &Handle, disks: &PodDisks, calls: &Figures, requests: &
     let views = node.views.borrow().clone();
     pods(&views, &mut text);
     queues(node, &mut text);
-    stats::volumes::write(node, disks, &mut text);
+    stats::volumes::write(&views, disks, &mut text);
     node.figures.write(&mut text);
     calls.write(&mut text);
     requests.write(&mut text);

@@ -16,6 +16,8 @@ pub mod connection;
 mod decode;
 mod dictionary;
 mod frame;
+#[cfg(test)]
+mod fuzz;
 mod headers;
 pub mod session;
 #[cfg(test)]

@@ -67,6 +67,8 @@ pub struct Session {
     out: Vec<u8>,
     streams: HashMap<StreamId, Stream>,
     last_opened: u32,
+    /// The last stream that never was and that data came for: it is refused once, and not once for each piece of a frame.
+    refused: Option<StreamId>,
     next: u32,
     may_send: i64,
     initial: i64,
@@ -87,6 +89,7 @@ impl Session {
             out: Vec::new(),
             streams: HashMap::new(),
             last_opened: 0,
+            refused: None,
             next: 1 + u32::from(role == Role::Server),
             may_send: i64::from(WINDOW),
             initial: i64::from(WINDOW),
@@ -205,7 +208,8 @@ impl Session {
             Some(stream) if !stream.ended_there => {}
             // Ours may have been given up while this was on its way; the connection's window has to know of it.
             unknown => {
-                if unknown.is_none() && self.never_was(id) {
+                if unknown.is_none() && self.never_was(id) && self.refused != Some(id) {
+                    self.refused = Some(id);
                     self.put(&Frame::Reset { stream: id, status: ResetStatus::INVALID_STREAM });
                 }
                 self.credit(CONNECTION, data.len());

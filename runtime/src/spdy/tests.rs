@@ -7,13 +7,13 @@ use super::{Headers, ResetStatus, StreamId, Violation};
 const ONE: StreamId = StreamId(1);
 
 /// What `echo hi | kubectl exec -i p -- cat` (v1.32.4) sent, stream by stream.
-const FROM_KUBECTL: &str = "80030001000000290000000100000000000078f9e3c6a7c26260606004a7b392a2d4c45c6851c29a0a0a6800000000ffff\
+pub(super) const FROM_KUBECTL: &str = "80030001000000290000000100000000000078f9e3c6a7c26260606004a7b392a2d4c45c6851c29a0a0a6800000000ffff\
     800300010000001700000003000000000000c22e555c92929907000000ffff\
     800300010000001900000005000000000000c22ac5565c92925f5a02000000ffff\
     800300010000001500000007000000000000c229975a5404000000ffff\
     000000030000000368690a0000000301000000";
 
-fn bytes(hex: &str) -> Vec<u8> {
+pub(super) fn bytes(hex: &str) -> Vec<u8> {
     hex.as_bytes().chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
 }
 
@@ -41,7 +41,7 @@ fn pass(from: &mut Session, to: &mut Session) -> Vec<Event> {
 }
 
 /// A control frame of SPDY/3.
-fn control(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+pub(super) fn control(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_be_bytes();
     [&[0x80, 3, 0, kind, flags], &length[1..], payload].concat()
 }

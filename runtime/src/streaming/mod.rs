@@ -16,6 +16,8 @@
 
 pub(crate) mod channels;
 pub(crate) mod forward;
+#[cfg(test)]
+mod fuzz;
 pub(crate) mod head;
 pub(crate) mod lanes;
 pub(crate) mod pairs;

@@ -32,6 +32,7 @@ const WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("enableControllerAttachDetach", "volumes are attached by the cluster's controller"),
     ("imagePullCredentialsVerificationPolicy", "an image that is there is run without credentials"),
     ("registryPullQPS", "pulls are bounded by how many run at once"),
+    ("tracing", "nothing is traced"),
     ("featureGates", "features are as in Kubernetes 1.36 and cannot be switched"),
     ("imageServiceEndpoint", "the runtime is the agent's own"),
     ("memoryReservationPolicy", "memory is not reserved by cgroups"),

@@ -1,4 +1,4 @@
-//! What the kubelet says of itself, and where traces go.
+//! What the kubelet says of itself.
 
 use super::checks::Checks;
 use super::file::File;
@@ -13,19 +13,6 @@ pub struct Logging {
     /// `vmodule`: modules with a verbosity of their own.
     pub modules: Vec<(String, u32)>,
 }
-
-/// `tracing`: where traces go, by OTLP over gRPC without TLS.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tracing {
-    /// `endpoint`, as `host:port`.
-    pub endpoint: String,
-    /// `samplingRatePerMillion`: so many of a million traces that begin here.
-    pub per_million: u32,
-}
-
-/// Where a collector of OpenTelemetry listens on its own machine.
-const COLLECTOR: &str = "localhost:4317";
-const MOST: (i64, i64) = (0, 1_000_000);
 
 pub(super) fn logging(file: &File, checks: &mut Checks) -> Logging {
     let logging = file.logging.clone().unwrap_or_default();
@@ -50,14 +37,4 @@ pub(super) fn logging(file: &File, checks: &mut Checks) -> Logging {
         verbosity,
         modules,
     }
-}
-
-pub(super) fn tracing(file: &File, checks: &mut Checks) -> Option<Tracing> {
-    let tracing = file.tracing.clone()?;
-    let endpoint = tracing.endpoint.filter(|endpoint| !endpoint.is_empty()).unwrap_or_else(|| COLLECTOR.to_owned());
-    if endpoint.parse::<hyper::http::uri::Authority>().is_err() {
-        checks.say("tracing.endpoint", format!("{endpoint:?} is not of the form host:port"));
-    }
-    let rate = tracing.sampling_rate.map(i64::from);
-    Some(Tracing { endpoint, per_million: checks.number("tracing.samplingRatePerMillion", rate, MOST) })
 }

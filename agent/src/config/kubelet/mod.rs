@@ -40,7 +40,7 @@ use self::layers::Layers;
 use crate::yaml::Node;
 
 pub use flags::{FLAGS, Flag, SWITCHES_WITHOUT_MEANING, WITHOUT_MEANING};
-pub use logging::{Logging, Tracing};
+pub use logging::Logging;
 pub use node::{Heartbeat, Images, Rate, Rates, Registration, ShutdownGroup};
 pub use pods::{ClusterDns, Pods, StaticPods};
 pub use resources::{Eviction, Reservations, Reserved, Signal, Threshold};
@@ -80,8 +80,6 @@ pub struct KubeletConfiguration {
     pub runtime_timeout: Duration,
     /// `logging`.
     pub logging: Logging,
-    /// `tracing`; nothing is traced without it.
-    pub tracing: Option<Tracing>,
     /// `failSwapOn`.
     pub fail_swap_on: bool,
     /// The whole of it as `/configz` shows it, defaults included; values of headers are masked.
@@ -190,7 +188,6 @@ fn checked(file: &File, checks: &mut Checks) -> KubeletConfiguration {
         rates: node::rates(file, checks),
         runtime_timeout: checks.time("runtimeRequestTimeout", file.runtime_request_timeout),
         logging: logging::logging(file, checks),
-        tracing: logging::tracing(file, checks),
         fail_swap_on: file.fail_swap_on == Some(true),
         configz: configz(file),
     }

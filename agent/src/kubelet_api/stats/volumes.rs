@@ -1,10 +1,13 @@
 //! Volumes in `/metrics`, under the kubelet's names: those that have a claim.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::Pod;
 
 use super::disks::PodDisks;
 use crate::metrics::{Exposition, Kind};
-use crate::node::Handle;
+use crate::names::PodUid;
+use crate::view::PodView;
 use crate::volumes::VolumeFigures;
 
 /// A figure of a volume.
@@ -29,8 +32,8 @@ pub(super) fn claim(pod: &Pod, volume: &str) -> Option<String> {
     named.or_else(|| volume.ephemeral.as_ref().and_then(|_| own()))
 }
 
-pub(in super::super) fn write(node: &Handle, disks: &PodDisks, text: &mut Exposition) {
-    let views = node.views.borrow().clone();
+/// Each claim's volume once.
+pub(in super::super) fn write(views: &BTreeMap<PodUid, PodView>, disks: &PodDisks, text: &mut Exposition) {
     let mut claims: Vec<_> = disks
         .iter()
         .filter_map(|(uid, disk)| Some((&views.get(uid)?.pod, disk)))
@@ -47,5 +50,27 @@ pub(in super::super) fn write(node: &Handle, disks: &PodDisks, text: &mut Exposi
         for (namespace, claim, volume) in &claims {
             family.add(&[("namespace", namespace), ("persistentvolumeclaim", claim)], read(volume) as f64);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture::usage;
+    use super::*;
+    use crate::metrics::lint;
+
+    #[test]
+    fn volumes_with_a_claim_are_told_once_and_others_not() {
+        let usage = usage(0, 0);
+        let (view, disk) = (usage.pods[0].view.clone().unwrap(), usage.pods[0].disk.clone().unwrap());
+        let uids = [PodUid::from_number(1), PodUid::from_number(2)];
+        let views = uids.clone().map(|uid| (uid, view.clone())).into();
+        let mut text = Exposition::default();
+        write(&views, &uids.map(|uid| (uid, disk.clone())).into(), &mut text);
+        let text = text.finish();
+        lint::check(&text);
+        let told: Vec<_> =
+            text.lines().filter(|line| line.contains("used_bytes{") || line.contains("scratch")).collect();
+        assert_eq!(told, [r#"kubelet_volume_stats_used_bytes{namespace="shop",persistentvolumeclaim="disk"} 8192"#]);
     }
 }
