@@ -1,13 +1,9 @@
 //! The embedded runtime as a whole: opened once, closed at the end, or simply killed.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, flock};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
@@ -16,6 +12,7 @@ use crate::cgroups::{CgroupPath, Cgroups};
 use crate::containers::HostFacts;
 use crate::core::{Core, Parts};
 use crate::images::{ImageStore, PullProgress};
+use crate::lock::{self, Lock, LockError};
 use crate::options::{OpenError, Options};
 use crate::pulls::Pulls;
 use crate::recovery;
@@ -37,7 +34,7 @@ pub struct Embedded {
     pub(crate) pod_cidr: cni::Ipv4Net,
     pub(crate) pulls: Pulls,
     /// Held as long as we live: one process per run directory.
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Embedded {
@@ -150,25 +147,11 @@ fn remove_default_cgroup(core: &Core) {
     }
 }
 
-fn take_lock(run: &Path, path: &Path) -> Result<File, OpenError> {
-    let failed = |source| OpenError::Lock { path: path.into(), source };
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
-    let mut file = file.map_err(failed)?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            let mut pid = String::new();
-            // Whoever holds it may be about to write its pid; the refusal stands without.
-            let _ = file.take(32).read_to_string(&mut pid);
-            return Err(OpenError::InUse { run: run.into(), pid: pid.trim().to_owned() });
+fn take_lock(run: &Path, path: &Path) -> Result<Lock, OpenError> {
+    lock::take(path).map_err(|error| match error {
+        LockError::Taken { pid } => {
+            OpenError::InUse { run: run.into(), pid: pid.map_or("unknown".into(), |pid| pid.to_string()) }
         }
-        Err(error) => return Err(failed(error.into())),
-    }
-    let write = |file: &mut File| {
-        file.set_len(0)?;
-        file.seek(SeekFrom::Start(0))?;
-        writeln!(file, "{}", std::process::id())
-    };
-    write(&mut file).map_err(failed)?;
-    Ok(file)
+        LockError::Io(source) => OpenError::Lock { path: path.into(), source },
+    })
 }

@@ -36,6 +36,7 @@ pub mod idle;
 mod idmap;
 mod ids;
 pub mod images;
+pub mod lock;
 mod options;
 mod process;
 mod pulls;

@@ -1,15 +1,11 @@
-//! One agent per set of directories: a lock that the kernel takes back when its holder dies.
+//! One agent per set of directories.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{Flock, FlockArg};
-
-/// Held for as long as this lives.
-#[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "its life is its use")] Flock<File>);
+use runtime::lock;
+pub use runtime::lock::Lock;
 
 /// The lock was not to be had.
 #[derive(Debug, thiserror::Error)]
@@ -18,7 +14,7 @@ pub enum LockError {
     #[error("another agent{} already runs with the run directory {}; stop it, or choose other directories", pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default(), dir.display())]
     Taken {
         /// Its process id, when it could be read.
-        pid: Option<u32>,
+        pid: Option<i32>,
         /// The directory.
         dir: PathBuf,
     },
@@ -40,23 +36,10 @@ pub fn take(path: &Path) -> Result<Lock, LockError> {
     let io = |source| LockError::Io { path: path.to_owned(), source };
     let dir = path.parent().unwrap_or(path);
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
-    let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
-    match Flock::lock(open.map_err(io)?, FlockArg::LockExclusiveNonblock) {
-        Ok(mut held) => {
-            held.set_len(0).map_err(io)?;
-            held.seek(SeekFrom::Start(0)).map_err(io)?;
-            writeln!(held, "{}", std::process::id()).map_err(io)?;
-            Ok(Lock(held))
-        }
-        Err((file, nix::errno::Errno::EWOULDBLOCK)) => Err(LockError::Taken { pid: holder(file), dir: dir.to_owned() }),
-        Err((_, errno)) => Err(io(errno.into())),
-    }
-}
-
-fn holder(file: File) -> Option<u32> {
-    let mut text = String::new();
-    file.take(32).read_to_string(&mut text).ok()?;
-    text.trim().parse().ok()
+    lock::take(path).map_err(|error| match error {
+        lock::LockError::Taken { pid } => LockError::Taken { pid, dir: dir.to_owned() },
+        lock::LockError::Io(source) => io(source),
+    })
 }
 
 #[cfg(test)]

@@ -11,7 +11,6 @@ pub(crate) mod paths;
 mod state;
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -42,7 +41,7 @@ pub(crate) struct Inner {
     pub(crate) layer_locks: KeyedLock<DiffId>,
     pub(crate) snapshot_locks: KeyedLock<String>,
     /// Held as long as the store is open.
-    _lock: File,
+    _lock: crate::lock::Lock,
 }
 
 /// The disk that the store is on, and what the store uses of it. CRI's `FilesystemUsage`.

@@ -1,13 +1,12 @@
 //! Opening the store: what is on disk is the truth, what is unfinished goes.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Mutex;
 
-use rustix::fs::FlockOperation;
 use tracing::warn;
 
 use super::disk::{self, LayerRecord, Names, Record, SnapshotRecord};
@@ -21,6 +20,7 @@ use crate::images::error::ImageError;
 use crate::images::layers::tree;
 use crate::images::registry::{Registries, RegistryConfig};
 use crate::images::snapshot;
+use crate::lock::{self, Lock, LockError};
 
 pub(super) fn open(root: &Path, config: RegistryConfig) -> Result<Inner, ImageError> {
     let paths = Paths::new(root);
@@ -50,15 +50,12 @@ pub(super) fn open(root: &Path, config: RegistryConfig) -> Result<Inner, ImageEr
     Ok(inner)
 }
 
-fn lock(paths: &Paths) -> Result<File, ImageError> {
+fn lock(paths: &Paths) -> Result<Lock, ImageError> {
     let path = paths.lock();
-    let file = File::options().create(true).truncate(false).write(true).open(&path);
-    let file = file.map_err(ImageError::store("opening", &path))?;
-    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(ImageError::Locked(paths.root().to_owned())),
-        Err(error) => Err(ImageError::store("locking", path)(error.into())),
-    }
+    lock::take(&path).map_err(|error| match error {
+        LockError::Taken { .. } => ImageError::Locked(paths.root().to_owned()),
+        LockError::Io(error) => ImageError::store("locking", path)(error),
+    })
 }
 
 /// File names in a folder, those that are not UTF-8 left out: ours always are.
