@@ -327,13 +327,19 @@ fn a_udp_client_follows_an_endpoint_that_moved_also_while_the_agent_was_away() -
 
 #[test]
 fn node_ports_answer_outside_where_they_are_told_to() -> Result<()> {
-    let mut world = World::new(&[("web.yaml", &web())], &["--nodeport-addresses=192.0.2.0/24"])?;
+    let spec = "{clusterIP: 10.96.0.11, type: LoadBalancer, externalTrafficPolicy: Local, healthCheckNodePort: 31998, \
+                ports: [{port: 80}]}";
+    let edge = service("edge", spec) + &slice("edge", "port: 8080", &["192.0.2.22"]);
+    let manifests = [("edge.yaml", edge.as_str()), ("web.yaml", &web())];
+    let mut world = World::new(&manifests, &["--nodeport-addresses=192.0.2.0/24"])?;
     world.answer(WEB)?;
     world.node.ip("address add 198.51.100.7/32 dev lo")?;
     let outside = world.neighbours[&30].clone();
     outside.ip("route add 198.51.100.7 via 192.0.2.10")?;
     ensure!(outside.ask_tcp("192.0.2.10:30080")?.starts_with("a "));
     ensure!(outside.ask_tcp("198.51.100.7:30080").is_err(), "an address that was not chosen");
+    ensure!(http(&outside, "192.0.2.10:31998", "/")?.0 == 503, "its endpoint is elsewhere");
+    ensure!(http(&outside, "198.51.100.7:31998", "/").is_err(), "nor for the health of a Service");
     world.ends_clean()
 }
 

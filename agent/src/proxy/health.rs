@@ -3,7 +3,7 @@
 //! A family is unhealthy when a change has waited for a minute; with nothing to do it is healthy for ever.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use axum::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use jiff::Timestamp;
-use netfilter::{Family, Model};
+use netfilter::{Family, Model, NodePortAddresses};
 use serde_json::{Map, Value, json};
 use tokio::net::TcpSocket;
 use tokio::task::JoinHandle;
@@ -161,23 +161,27 @@ async fn spawn(at: SocketAddr, router: Router) -> std::io::Result<JoinHandle<()>
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Port {
     service: ObjectName,
-    number: u16,
-    is_v6: bool,
+    at: SocketAddr,
 }
 
-/// One server for each Service with a health check node port and each family.
+/// A server for each Service with a health check node port, on each address where node ports answer.
 #[derive(Default)]
 pub(super) struct NodePorts {
     servers: BTreeMap<Port, (Arc<Mutex<usize>>, JoinHandle<()>)>,
 }
 
 impl NodePorts {
-    /// Opens, closes and updates what `model` says; tells what could not be opened.
-    pub(super) fn follow(&mut self, model: &Model, health: &Health) -> Vec<String> {
+    /// Opens, closes and updates what `model` says, on the addresses that are `chosen`; tells what could not be opened.
+    pub(super) fn follow(
+        &mut self,
+        model: &Model,
+        health: &Health,
+        chosen: impl FnOnce() -> NodePortAddresses,
+    ) -> Vec<String> {
         let is_v6 = model.family() == Family::V6;
-        let wanted = local_endpoints(model);
+        let wanted = wanted(model, chosen);
         self.servers.retain(|port, (_, task)| {
-            let stays = port.is_v6 != is_v6 || wanted.contains_key(port);
+            let stays = port.at.is_ipv6() != is_v6 || wanted.contains_key(port);
             if !stays {
                 task.abort();
             }
@@ -192,8 +196,8 @@ impl NodePorts {
             match open(&port, count, health) {
                 Ok(server) => drop(self.servers.insert(port, server)),
                 Err(error) => failed.push(format!(
-                    "the health check port {} of Service {} cannot be opened: {error}",
-                    port.number, port.service
+                    "the health check port of Service {} cannot be opened on {}: {error}",
+                    port.service, port.at
                 )),
             }
         }
@@ -207,24 +211,43 @@ impl Drop for NodePorts {
     }
 }
 
-/// How many distinct addresses of ready endpoints are on this node, by Service: ready ones over all of its ports.
-fn local_endpoints(model: &Model) -> BTreeMap<Port, usize> {
-    let mut found = BTreeMap::<Port, std::collections::BTreeSet<_>>::new();
+/// The servers that there should be, with what each is to say.
+fn wanted(model: &Model, chosen: impl FnOnce() -> NodePortAddresses) -> BTreeMap<Port, usize> {
+    let counts = local_endpoints(model);
+    if counts.is_empty() {
+        return BTreeMap::new();
+    }
+    let every: IpAddr = match model.family() {
+        Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
+        Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let addresses = match chosen() {
+        NodePortAddresses::All => vec![every],
+        NodePortAddresses::Only(addresses) => addresses,
+    };
+    let on_each = counts.into_iter().flat_map(|((service, number), count)| {
+        let port = move |address| Port { service: service.clone(), at: SocketAddr::new(address, number) };
+        addresses.iter().map(move |address| (port(*address), count)).collect::<Vec<_>>()
+    });
+    on_each.collect()
+}
+
+/// How many distinct addresses of ready endpoints are on this node, by Service and port: ready ones over all of its ports.
+fn local_endpoints(model: &Model) -> BTreeMap<(ObjectName, u16), usize> {
+    let mut found = BTreeMap::<_, std::collections::BTreeSet<_>>::new();
     for (name, service) in model.services() {
         let Some(number) = service.health_check_node_port else { continue };
         let owner = ObjectName::new(name.namespace(), name.service());
-        let port = Port { service: owner, number: number.get(), is_v6: model.family() == Family::V6 };
         let ready = service.endpoints.iter().filter(|end| end.local && end.ready).map(|end| end.address);
-        found.entry(port).or_default().extend(ready);
+        found.entry((owner, number.get())).or_default().extend(ready);
     }
     found.into_iter().map(|(port, addresses)| (port, addresses.len())).collect()
 }
 
 fn open(port: &Port, count: usize, health: &Health) -> std::io::Result<(Arc<Mutex<usize>>, JoinHandle<()>)> {
-    let socket = if port.is_v6 { only_v6()? } else { TcpSocket::new_v4()? };
-    let at = if port.is_v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    let socket = if port.at.is_ipv6() { only_v6()? } else { TcpSocket::new_v4()? };
     socket.set_reuseaddr(true)?;
-    socket.bind(SocketAddr::new(at, port.number))?;
+    socket.bind(port.at)?;
     let listener = socket.listen(128)?;
     let (count, service, health) = (Arc::new(Mutex::new(count)), port.service.clone(), health.clone());
     let known = count.clone();
@@ -289,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn local_ready_endpoints_are_counted_once() {
+    fn local_ready_endpoints_are_counted_once_and_told_where_node_ports_answer() {
         let (mut model, port) = (Model::new(Family::V4), |number: u16| number.try_into().unwrap());
         for (label, number) in [("a", 80), ("b", 81)] {
             let mut service = ServicePort::new(Protocol::Tcp, "10.0.0.1".parse().unwrap(), port(number));
@@ -301,6 +324,10 @@ mod tests {
             model.insert(ServicePortName::new("demo", "edge", label).unwrap(), service);
         }
         assert_eq!(local_endpoints(&model).into_values().collect::<Vec<_>>(), [2]);
+        let on = |chosen| wanted(&model, || chosen).into_keys().map(|port| port.at.to_string()).collect::<Vec<_>>();
+        assert_eq!(on(NodePortAddresses::All), ["0.0.0.0:31000"]);
+        let two = ["192.0.2.10", "192.0.2.11"].map(|ip| ip.parse().unwrap());
+        assert_eq!(on(NodePortAddresses::Only(two.into())), ["192.0.2.10:31000", "192.0.2.11:31000"]);
     }
 
     #[test]

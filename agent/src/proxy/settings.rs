@@ -96,12 +96,17 @@ impl Settings {
             masquerade_bit: self.masquerade_bit,
             masquerade_all: self.masquerade_all,
             local_traffic: self.local_traffic.iter().find(|local| fits(local, family)).cloned().unwrap_or_default(),
-            node_port_addresses: self.node_ports.chosen(family, &self.node_ips, addresses),
+            node_port_addresses: self.node_port_addresses(family, addresses),
             localhost_node_ports: self.localhost_node_ports,
             conntrack_liberal: super::sysctls::is_liberal(),
             service_ranges: self.service_ranges.iter().copied().filter(|range| family.has_net(range)).collect(),
             ..NodeConfig::default()
         }
+    }
+
+    /// Where node ports of a family answer, with these addresses on the node's interfaces.
+    pub(super) fn node_port_addresses(&self, family: Family, addresses: &[IpAddr]) -> NodePortAddresses {
+        self.node_ports.chosen(family, &self.node_ips, addresses)
     }
 }
 

@@ -198,7 +198,8 @@ impl Sync {
             if is_new && (!self.settings.on_its_own || !model.services().is_empty()) {
                 self.health.queued(model.family(), now);
             }
-            failed.extend(self.ports.follow(model, &self.health));
+            let chosen = || self.settings.node_port_addresses(model.family(), &own_addresses());
+            failed.extend(self.ports.follow(model, &self.health, chosen));
         }
         self.told.once("InvalidService", self.compiler.problems().map(str::to_owned));
         self.told.once("ServiceClash", self.compiler.clashes().cloned());
