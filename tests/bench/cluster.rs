@@ -3,13 +3,16 @@
 //! All times are a watcher's: from the event with which the API server shows one thing to that with which it shows the next.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tests::cluster_node::ClusterNode;
 use tests::control_plane::{ControlPlane, TOKEN};
+use tests::pod_network::Netns;
 
 use crate::kube_api::{Api, Watched};
 use crate::memory;
@@ -18,6 +21,7 @@ use crate::{Times, mb, ms, print_row};
 
 const IN_A_ROW: usize = 20;
 const AT_ONCE: usize = 100;
+const SCRAPES: usize = 10;
 const HANDS: usize = 8;
 const PODS: &str = "/api/v1/namespaces/default/pods";
 /// How long an idle node is looked at: six renewals of its lease.
@@ -39,7 +43,7 @@ pub(crate) fn print() {
 fn measure() -> Result<()> {
     let plane = ControlPlane::start()?.context("no control plane: tests/tools/control-plane builds it")?;
     joined(&plane)?;
-    let mut node = ClusterNode::start(&plane, 61, &["--max-pods=200"])?;
+    let mut node = ClusterNode::start(&plane, 61, &["--max-pods=200", "--read-only-port=10255"])?;
     node.wait("Node that is Ready", |_| Ok(is_ready(&plane, "n61")?.then_some(())))?;
     let bench = Bench { api: Api::open(&plane)?, watched: Watched::begin(&plane, PODS)?, node: node.name.clone() };
     // The first pod finds nothing warm, as every pod after a start of the node does not.
@@ -54,7 +58,26 @@ fn measure() -> Result<()> {
     time("deleted to gone, p50 of 20", Times::of(ends).p50(), Some(1_800), 100);
     let at_once = bench.starts(&names("burst", AT_ONCE))?;
     time("100 pods at once, first created to last Ready", at_once.all, Some(20_000), 2_000);
+    for path in ["/stats/summary", "/metrics/cadvisor", "/metrics/resource"] {
+        time(&format!("scrape of {path}, 101 pods, p50 of {SCRAPES}"), scrapes(&node, path)?.p50(), None, 50);
+    }
     idle(&plane, &node)
+}
+
+/// Scrapes by somebody on the node's own network, until the last byte.
+fn scrapes(node: &ClusterNode, path: &str) -> Result<Times> {
+    let netns = Netns::named(&node.place().name)?;
+    let one = || -> Result<Duration> {
+        let begun = Instant::now();
+        let mut stream = netns.run(|| TcpStream::connect("192.0.2.61:10255"))??;
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        ensure!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
+        Ok(begun.elapsed())
+    };
+    Ok(Times::of((0..SCRAPES).map(|_| one()).collect::<Result<_>>()?))
 }
 
 fn time(what: &str, took: Duration, peer_ms: Option<u64>, aim_ms: u64) {
