@@ -38,6 +38,9 @@ fn supported(pod: &Pod) -> Result<(), Rejection> {
     }
 }
 
+/// How soon pods that were refused are asked about again: what they lacked may have been given back.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+
 /// How soon it is looked again whether there is room for a critical pod.
 const MAKING_ROOM: Duration = Duration::from_millis(100);
 
@@ -193,7 +196,6 @@ impl Registry {
     /// Follows the wanted set until `stop`.
     pub async fn run(mut self, mut desired: watch::Receiver<Arc<Desired>>, mut asks: mpsc::Receiver<Ask>) {
         let stop = self.stop.clone();
-        let mut views = self.tools.views.listen();
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -209,8 +211,7 @@ impl Registry {
                     self.asked(ask);
                 }
                 Some(ended) = self.workers.join_next_with_id(), if !self.workers.is_empty() => self.ended(&ended),
-                // What a refused pod lacks is given back when another ends, and that is seen.
-                Ok(()) = views.changed(), if self.may_ask_again() => self.readmit(),
+                () = tokio::time::sleep(ASK_AGAIN), if self.may_ask_again() => self.readmit(),
                 () = tokio::time::sleep(MAKING_ROOM), if !self.awaiting.is_empty() => {
                     self.awaiting.clear();
                     self.reconcile();
@@ -462,9 +463,6 @@ impl Registry {
             self.revive(&uid, entry);
         }
         self.reconcile();
-        if self.may_ask_again() {
-            self.readmit();
-        }
         self.answer();
     }
 
